@@ -1,0 +1,151 @@
+// binding/: createCalibration, calibrationAdvance, calibrationSolve, disposeCalibration.
+#include "engine/calibration.h"
+
+#include "exports.h"
+#include "fields.h"
+#include "handles.h"
+#include "job.h"
+#include "solve_result.h"
+
+namespace lowbit {
+namespace {
+
+Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Status status;
+  const auto owner = UnwrapHandle<ModelState>(info[0], &status);
+  if (status.ok() && owner->disposed) status = Error(Code::kInvalidArgument, "The model was disposed");
+  auto tokens = std::make_shared<std::vector<int32_t>>(), offsets = std::make_shared<std::vector<int32_t>>();
+  if (status.ok()) {
+    Fields f(info[1], "spec", &status);
+    size_t length;
+    if (const int32_t* data = f.Typed<int32_t>("tokens", napi_int32_array, &length)) tokens->assign(data, data + length);
+    if (const int32_t* data = f.Typed<int32_t>("offsets", napi_int32_array, &length)) offsets->assign(data, data + length);
+  }
+  if (!status.ok()) return Reject(env, status);
+  auto state = std::make_shared<CalibrationState>();
+  state->owner = owner;
+  ++owner->users;
+  auto created = std::make_shared<bool>(false);
+  JobSpec job;
+  job.worker = owner->worker;
+  job.control = info[2];
+  job.keep = {info[0]};
+  job.work = [state, tokens, offsets, created](const Progress&) -> Status {
+    LOWBIT_ASSIGN_OR_RETURN(state->calibration, Calibration::Create(state->owner->model, std::move(*tokens), std::move(*offsets)));
+    *created = true;
+    return Status::Ok();
+  };
+  job.result = [state](Napi::Env e) { return MakeHandle(e, state); };
+  job.finally = [state, created] {
+    if (!*created) --state->owner->users;
+  };
+  return StartJob(env, std::move(job));
+}
+
+std::shared_ptr<CalibrationState> Live(const Napi::Value& handle, Status* status) {
+  auto state = UnwrapHandle<CalibrationState>(handle, status);
+  if (status->ok() && state->disposed) *status = Error(Code::kInvalidArgument, "The calibration was disposed");
+  return state;
+}
+
+Napi::Value Advance(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Status status;
+  const auto state = Live(info[0], &status);
+  bool hessian = false;
+  if (status.ok()) {
+    Fields f(info[1], "options", &status);
+    hessian = f.Bool("hessian");
+  }
+  if (!status.ok()) return Reject(env, status);
+  auto stop = std::make_shared<CalibrationStop>();
+  JobSpec job;
+  job.worker = state->owner->worker;
+  job.control = info[2];
+  job.keep = {info[0]};
+  job.work = [state, hessian, stop](const Progress& progress) -> Status {
+    LOWBIT_ASSIGN_OR_RETURN(*stop, state->calibration->Advance(hessian, progress));
+    return Status::Ok();
+  };
+  job.result = [stop](Napi::Env e) {
+    Napi::Object out = Napi::Object::New(e);
+    Napi::Array weights = Napi::Array::New(e, stop->weights.size());
+    for (size_t i = 0; i < stop->weights.size(); ++i) weights.Set(static_cast<uint32_t>(i), stop->weights[i]);
+    out.Set("block", stop->block);
+    out.Set("weights", weights);
+    out.Set("tokens", static_cast<double>(stop->tokens));
+    out.Set("droppedRows", static_cast<double>(stop->dropped_rows));
+    out.Set("finished", stop->finished);
+    return out;
+  };
+  return StartJob(env, std::move(job));
+}
+
+Napi::Value Solve(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Status status;
+  const auto state = Live(info[0], &status);
+  auto jobs = std::make_shared<std::vector<SolveJob>>();
+  if (status.ok() && !info[1].IsArray()) status = Error(Code::kInvalidArgument, "Expected an array of solve jobs");
+  if (status.ok()) {
+    const Napi::Array array = info[1].As<Napi::Array>();
+    for (uint32_t i = 0; i < array.Length() && status.ok(); ++i) {
+      Fields f(array.Get(i), "jobs[" + std::to_string(i) + "]", &status);
+      const int weight = static_cast<int>(f.Int("weight", 0, 0x7fffffff));
+      Fields options = f.Object("options");
+      jobs->push_back(ReadSolveJob(weight, options, &status));
+    }
+  }
+  if (!status.ok()) return Reject(env, status);
+  auto solved = std::make_shared<std::vector<Solved>>();
+  ++state->owner->busy;
+  JobSpec job;
+  job.worker = state->owner->worker;
+  job.control = info[2];
+  job.keep = {info[0]};
+  job.work = [state, jobs, solved](const Progress& progress) -> Status {
+    std::vector<SolveRequest> requests;
+    for (const SolveJob& j : *jobs) requests.push_back(j.request);
+    LOWBIT_ASSIGN_OR_RETURN(*solved, state->calibration->Solve(requests, progress));
+    return Status::Ok();
+  };
+  job.result = [jobs, solved](Napi::Env e) {
+    Napi::Array out = Napi::Array::New(e, solved->size());
+    for (size_t i = 0; i < solved->size(); ++i) out.Set(static_cast<uint32_t>(i), SolveResultValue(e, (*jobs)[i], (*solved)[i]));
+    return out;
+  };
+  job.finally = [state] { --state->owner->busy; };
+  return StartJob(env, std::move(job));
+}
+
+Napi::Value DisposeCalibration(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Status status;
+  const auto state = UnwrapHandle<CalibrationState>(info[0], &status);
+  if (!status.ok()) return Reject(env, status);
+  const bool first = !state->disposed;
+  state->disposed = true;
+  JobSpec job;
+  job.worker = state->owner->worker;
+  job.keep = {info[0]};
+  job.work = [state](const Progress&) {
+    state->calibration.reset();
+    return Status::Ok();
+  };
+  job.finally = [state, first] {
+    if (first) --state->owner->users;
+  };
+  return StartJob(env, std::move(job));
+}
+
+}  // namespace
+
+void ExportCalibration(Napi::Env env, Napi::Object exports) {
+  exports.Set("createCalibration", Napi::Function::New(env, CreateCalibration));
+  exports.Set("calibrationAdvance", Napi::Function::New(env, Advance));
+  exports.Set("calibrationSolve", Napi::Function::New(env, Solve));
+  exports.Set("disposeCalibration", Napi::Function::New(env, DisposeCalibration));
+}
+
+}  // namespace lowbit

@@ -1,0 +1,21 @@
+# zig c++, the release compiler: one program that targets every platform, with a chosen glibc.
+# Environment: LOWBIT_ZIG_TARGET (x86_64-linux-gnu.2.28, aarch64-linux-gnu.2.28, x86_64-linux-musl, x86_64-windows-gnu,
+# aarch64-macos.12.0) and LOWBIT_ZIG (the zig program; default: zig on the PATH). scripts/prebuild.mjs sets both.
+set(lowbit_zig_target "$ENV{LOWBIT_ZIG_TARGET}")
+if(lowbit_zig_target STREQUAL "")
+  message(FATAL_ERROR "set LOWBIT_ZIG_TARGET, for example x86_64-linux-gnu.2.28")
+endif()
+string(REGEX MATCH "^[^-]+" CMAKE_SYSTEM_PROCESSOR "${lowbit_zig_target}")
+if(lowbit_zig_target MATCHES "windows")
+  set(CMAKE_SYSTEM_NAME Windows)
+elseif(lowbit_zig_target MATCHES "macos")
+  set(CMAKE_SYSTEM_NAME Darwin)
+  set(CMAKE_OSX_SYSROOT "" CACHE STRING "" FORCE)
+else()
+  set(CMAKE_SYSTEM_NAME Linux)
+endif()
+set(CMAKE_C_COMPILER ${CMAKE_CURRENT_LIST_DIR}/zig/zig-cc)
+set(CMAKE_CXX_COMPILER ${CMAKE_CURRENT_LIST_DIR}/zig/zig-c++)
+set(CMAKE_AR ${CMAKE_CURRENT_LIST_DIR}/zig/zig-ar CACHE FILEPATH "" FORCE)
+set(CMAKE_RANLIB ${CMAKE_CURRENT_LIST_DIR}/zig/zig-ranlib CACHE FILEPATH "" FORCE)
+set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)

@@ -1,0 +1,28 @@
+// base/cpu: what this processor and this process may use.
+#pragma once
+
+#include <string>
+
+namespace lowbit {
+
+// Instruction sets a kernel table exists for, slowest first. "ref" is portable C++.
+enum class Isa { kRef = 0, kAvx2, kAvx512 };
+constexpr int kIsas = 3;
+const char* IsaName(Isa isa);  // "ref", "avx2", "avx512"
+
+struct CpuFeatures {
+  bool avx2 = false;         // AVX2 + FMA + F16C, and the OS saves ymm state
+  bool avx512 = false;       // F, BW, DQ, VL and the OS saves zmm state
+  bool avx512_vnni = false;  // vpdpbusd zmm
+  bool avx512_bf16 = false;  // vdpbf16ps zmm
+  bool avx_vnni = false;     // vpdpbusd ymm
+  std::string name;          // brand string, for reports
+};
+
+// Detected once, by cpuid and xgetbv (the state the OS saves counts, not only what the chip has).
+const CpuFeatures& Cpu();
+
+// Physical cores this process may run on: affinity mask and cgroup CPU quota (rounded up) considered. At least 1.
+int UsableCores();
+
+}  // namespace lowbit

@@ -1,0 +1,165 @@
+// kernel/avx512: y = x W^T for many int8 rows (prefill).
+//
+// Two panels (32 outputs) of up to kGemmColumns columns are unpacked to bytes, then every tile of 6 activation rows runs over
+// them: 12 vpdpbusd per two weight lines and six broadcasts. Every 32 columns the int32 sums become f32 with the scales of
+// weight and activation: 24 operations on the multiply pipes after 96, so the bound is 80 % of the vpdpbusd rate.
+#include "kernel/avx512/lanes.h"
+
+#ifdef LOWBIT_AVX512
+#include "kernel/avx512/internal.h"
+#include "kernel/simd/gemm_blocks.h"
+
+namespace lowbit {
+namespace {
+
+struct TileArgs {
+  const uint8_t* codes;  // [quad][panels][64]
+  const float* scales;   // [group][lines][panels][16]
+  const int8_t* q;       // [quad][rows]{4}
+  const float* scale;    // [group][rows]
+  const float* offset;   // [group][rows], or [2 group][rows] for halves
+  const int32_t* bias;
+  int blocks, run;
+  float* y;
+  size_t ldy;
+  __mmask16 last_mask;  // columns of the last panel
+  bool add;
+};
+
+template <int kRows, int kPanels, bool kOffsets, bool kHalves>
+void Tile(const TileArgs& args) {
+  constexpr int kFlushes = kHalves ? 2 : 1, kQuads = 8 / kFlushes;
+  Float sums[kRows][kPanels];
+  // y is asked for now and added at the end: loading it here would stall on strides that are powers of two
+  LOWBIT_UNROLL(6)
+  for (int i = 0; i < kRows; ++i) {
+    LOWBIT_UNROLL(2)
+    for (int p = 0; p < kPanels; ++p) {
+      sums[i][p] = Zero();
+      _mm_prefetch(reinterpret_cast<const char*>(args.y + static_cast<size_t>(i) * args.ldy + p * kPanelRows), _MM_HINT_T0);
+    }
+  }
+  const uint8_t* codes = args.codes;
+  const float* lines = args.scales;
+  const int8_t* q = args.q;
+  const float* scale = args.scale;
+  const float* offset = args.offset;
+  const int32_t* bias = args.bias;
+  for (int blocks = args.blocks; blocks > 0; blocks -= args.run) {
+    LOWBIT_UNROLL(2)
+    for (int flush = 0; flush < kFlushes; ++flush) {
+      Int dots[kRows][kPanels];
+      LOWBIT_UNROLL(6)
+      for (int i = 0; i < kRows; ++i) {
+        LOWBIT_UNROLL(2)
+        for (int p = 0; p < kPanels; ++p) dots[i][p] = kOffsets ? ZeroInt() : Broadcast4(bias + i);
+      }
+      int b = blocks < args.run ? blocks : args.run;
+      do {
+        LOWBIT_UNROLL(8)
+        for (int t = 0; t < kQuads; ++t, codes += 64 * kPanels, q += 4 * kRows) {
+          Int weights[kPanels];
+          LOWBIT_UNROLL(2)
+          for (int p = 0; p < kPanels; ++p) weights[p] = LoadLine(codes + 64 * p);
+          LOWBIT_UNROLL(6)
+          for (int i = 0; i < kRows; ++i) {
+            const Int x = Broadcast4(q + 4 * i);
+            LOWBIT_UNROLL(2)
+            for (int p = 0; p < kPanels; ++p) dots[i][p] = _mm512_dpbusd_epi32(dots[i][p], weights[p], x);
+          }
+        }
+      } while (--b > 0);
+      LOWBIT_UNROLL(6)
+      for (int i = 0; i < kRows; ++i) {
+        const Float factor = Set(scale[i]);
+        LOWBIT_UNROLL(2)
+        for (int p = 0; p < kPanels; ++p) {
+          sums[i][p] = Fma(Mul(ToFloat(dots[i][p]), Load(lines + 16 * p)), factor, sums[i][p]);
+          if constexpr (kOffsets) sums[i][p] = Fma(Load(lines + 16 * (kPanels + p)), Set(offset[i]), sums[i][p]);
+        }
+      }
+      lines += 16 * kPanels * (kOffsets ? 2 : 1);
+      offset += kRows;
+      bias += kRows;
+    }
+    scale += kRows;
+  }
+  LOWBIT_UNROLL(6)
+  for (int i = 0; i < kRows; ++i) {
+    float* y = args.y + static_cast<size_t>(i) * args.ldy;
+    LOWBIT_UNROLL(2)
+    for (int p = 0; p < kPanels; ++p, y += kPanelRows) {
+      const __mmask16 mask = p + 1 == kPanels ? args.last_mask : static_cast<__mmask16>(0xffff);
+      _mm512_mask_storeu_ps(y, mask, args.add ? Add(sums[i][p], _mm512_maskz_loadu_ps(mask, y)) : sums[i][p]);
+    }
+  }
+}
+
+using TileFunction = void (*)(const TileArgs&);
+
+template <int kRows, int kPanels>
+LOWBIT_INLINE TileFunction TileForKind(bool offsets, bool halves) {
+  if (halves) return offsets ? Tile<kRows, kPanels, true, true> : Tile<kRows, kPanels, false, true>;
+  return offsets ? Tile<kRows, kPanels, true, false> : Tile<kRows, kPanels, false, false>;
+}
+
+template <int kPanels>
+LOWBIT_INLINE TileFunction TileForRows(int rows, bool offsets, bool halves) {
+  switch (rows) {
+    case 1: return TileForKind<1, kPanels>(offsets, halves);
+    case 2: return TileForKind<2, kPanels>(offsets, halves);
+    case 3: return TileForKind<3, kPanels>(offsets, halves);
+    case 4: return TileForKind<4, kPanels>(offsets, halves);
+    case 5: return TileForKind<5, kPanels>(offsets, halves);
+    default: return TileForKind<avx512::kGemmTile, kPanels>(offsets, halves);
+  }
+}
+
+TileFunction TileFor(int rows, int panels, bool offsets, bool halves) {
+  return panels == 2 ? TileForRows<2>(rows, offsets, halves) : TileForRows<1>(rows, offsets, halves);
+}
+
+}  // namespace
+
+void avx512::AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate,
+                        uint8_t* scratch) {
+  static_assert(2 * (kCodeScratch + kMaxBlocks * ScaleLines(true, true) * size_t(kPanelRows) * sizeof(float)) <= kGemmScratchBytes);
+  const PanelLayout layout = LayoutOf(w);
+  const bool offsets = w.affine != AffineKind::kSymmetric, halves = layout.halves;
+  const UnpackFunction unpack = UnpackFor(w.bits, offsets, halves);
+  float* scale_lines = reinterpret_cast<float*>(scratch + 2 * kCodeScratch);
+  Pass pass{0, 0, x.group / kSubBlock};
+  const int most_blocks = kMaxBlocks / pass.run * pass.run;
+  const size_t group_records = halves ? 2 : 1;
+  for (; pass.block < layout.blocks; pass.block += pass.blocks) {
+    pass.blocks = layout.blocks - pass.block < most_blocks ? layout.blocks - pass.block : most_blocks;
+    const size_t column = static_cast<size_t>(pass.block) * kSubBlock, group = static_cast<size_t>(pass.block / pass.run);
+    for (int panel = panel0; panel < panel1; panel += 2) {
+      const int panels = panel1 - panel < 2 ? 1 : 2;
+      for (int p = 0; p < panels; ++p) unpack(w, layout, panel + p, pass, p, panels, 0, scratch, scale_lines);
+      const int last_columns = w.n - (panel + panels - 1) * kPanelRows;
+      TileArgs args{};
+      args.codes = scratch;
+      args.scales = scale_lines;
+      args.blocks = pass.blocks;
+      args.run = pass.run;
+      args.ldy = ldy;
+      args.last_mask = last_columns >= kPanelRows ? static_cast<__mmask16>(0xffff) : Mask(First{last_columns});
+      args.add = accumulate || pass.block > 0;
+      for (int row = 0; row < x.m; row += kGemmTile) {
+        const int rows = x.m - row < kGemmTile ? x.m - row : kGemmTile;
+        const size_t r0 = static_cast<size_t>(row), count = static_cast<size_t>(rows);
+        const size_t record = (r0 * static_cast<size_t>(x.groups) + group * count) * group_records;
+        args.q = x.q + r0 * static_cast<size_t>(x.k_padded) + column * count;
+        args.scale = x.scale + r0 * static_cast<size_t>(x.groups) + group * count;
+        args.offset = (halves ? x.half_scale_sum : x.scale_sum) + record;
+        args.bias = (halves ? x.half_bias : x.bias) + record;
+        args.y = y + r0 * ldy + static_cast<size_t>(panel) * kPanelRows;
+        TileFor(rows, panels, offsets, halves)(args);
+      }
+    }
+  }
+}
+
+}  // namespace lowbit
+#endif

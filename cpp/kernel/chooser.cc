@@ -1,0 +1,83 @@
+// kernel/chooser: the ordered list of kernel tables and what each needs from the processor.
+#include "kernel/chooser.h"
+
+namespace lowbit {
+
+#ifndef LOWBIT_HAVE_AVX2
+const KernelTable* Avx2Kernels() { return nullptr; }
+#endif
+#ifndef LOWBIT_HAVE_AVX512
+const KernelTable* Avx512Kernels() { return nullptr; }
+#endif
+
+namespace {
+
+constexpr const char* kNotBuilt = "not compiled into this binary";
+
+// Why a table cannot run here; empty when it can.
+std::string Reason(Isa isa) {
+  const CpuFeatures& cpu = Cpu();
+  switch (isa) {
+    case Isa::kAvx512:
+      if (Avx512Kernels() == nullptr) return kNotBuilt;
+      if (!cpu.avx512) return "this processor or operating system does not offer AVX-512 F, BW, DQ and VL";
+      if (!cpu.avx512_vnni) return "this processor does not offer AVX-512 VNNI";
+      return "";
+    case Isa::kAvx2:
+      if (Avx2Kernels() == nullptr) return kNotBuilt;
+      if (!cpu.avx2) return "this processor or operating system does not offer AVX2, FMA and F16C";
+      return "";
+    case Isa::kRef:
+      return "";
+  }
+  return "";
+}
+
+const KernelTable* Table(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return Avx512Kernels();
+    case Isa::kAvx2:
+      return Avx2Kernels();
+    case Isa::kRef:
+      return RefKernels();
+  }
+  return RefKernels();
+}
+
+}  // namespace
+
+// Always 32. A first token's massive activations are hundreds of times larger than their neighbours; one scale over 128
+// columns would round most of those neighbours to zero, for every weight format alike. A larger group would only save
+// one multiplication per sub-block in prefill.
+int ActivationGroup(const PackedView&) { return kSubBlock; }
+
+std::vector<KernelCandidate> KernelCandidates() {
+  std::vector<KernelCandidate> candidates;
+  for (int i = kIsas - 1; i >= 0; --i) {  // Isa is ordered slowest first
+    const Isa isa = static_cast<Isa>(i);
+    std::string reason = Reason(isa);
+    const bool usable = reason.empty();
+    candidates.push_back({isa, usable, std::move(reason)});
+  }
+  return candidates;
+}
+
+Result<const KernelTable*> ChooseKernels(const std::string& forced) {
+  std::string names, reasons;
+  bool known = forced.empty();
+  for (const KernelCandidate& candidate : KernelCandidates()) {
+    const std::string name = IsaName(candidate.isa);
+    if (candidate.usable && (forced.empty() || forced == name)) return Table(candidate.isa);
+    known = known || forced == name;
+    names += (names.empty() ? "" : ", ") + name;
+    reasons += (reasons.empty() ? "" : "; ") + name + ": " + (candidate.usable ? "usable" : candidate.reason);
+  }
+  if (!known)
+    return Error(Code::kInvalidArgument, "Expected one of %s for the kernel instruction set but received %s", names.c_str(),
+                 forced.c_str());
+  return Error(Code::kUnsupported, "Kernels for %s cannot run here (%s); choose a usable one or leave the choice to lowbit", forced.c_str(),
+               reasons.c_str());
+}
+
+}  // namespace lowbit

@@ -1,0 +1,95 @@
+// kernel/: the arithmetic, one table of functions per instruction set.
+// Tables are chosen once at start (chooser.cc); every fast table is tested against ref/ on the same inputs.
+// ISA translation units include only this header, part/packed.h, base/half.h and intrinsics, and put everything into an
+// anonymous namespace: an inline function of a std:: header compiled with wider instructions could otherwise be the copy
+// that the linker keeps for the whole program (CI checks that they export no weak symbol).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "part/packed.h"
+
+namespace lowbit {
+
+// Rows of one tile of packed activations for the exact path.
+constexpr int kRowTile = 8;
+// Most rows that affine_small takes.
+constexpr int kSmallRows = 8;
+// Columns that one pass of the prefill GEMM unpacks; a multiple of every group it is used with is not required.
+constexpr int kGemmColumns = 1024;
+// Bytes of scratch one thread needs for affine_gemm, and floats for unpacked panels of the exact path.
+constexpr size_t kGemmScratchBytes = size_t(256) << 10;
+
+// Activations quantised to int8, symmetric, one scale per row and `group` columns (a multiple of 32; k padded to 32 with zeros).
+// Rows are in tiles of `tile` rows (the last may be shorter), dword-interleaved, so that one base pointer and constant
+// offsets reach every row of a tile:
+//   q     [tile][k_padded/4][rows of the tile]{4 x int8}
+//   scale, scale_sum (= scale * sum of the group's q), bias [tile][groups][rows of the tile]
+//   bias  = -zero_code * sum(q): where the int32 accumulator starts when the weight kind is kSymmetric
+struct QuantizedRows {
+  int m = 0, k = 0, k_padded = 0;
+  int group = 0;   // columns per scale
+  int groups = 0;  // ceil(k_padded / group)
+  int tile = 0;    // rows per tile: m for affine_small, gemm_tile of the table for affine_gemm
+  int8_t* q = nullptr;
+  float* scale = nullptr;
+  float* scale_sum = nullptr;
+  int32_t* bias = nullptr;
+  // For weights with group_size 16: the sums of both 16-column halves, [tile][2*groups_of_32][rows]; null otherwise.
+  float* half_scale_sum = nullptr;
+  int32_t* half_bias = nullptr;
+};
+
+struct KernelTable {
+  const char* name;  // IsaName
+  int gemm_tile;     // rows per tile that affine_gemm wants
+
+  // ---- exact path -------------------------------------------------------------------------------------------------
+  // c[m][n] = (accumulate ? c : 0) + A B, f32. A: element (row i, step s) at a[(i/kRowTile)*a_tile_stride +
+  // s*a_line_stride + i%kRowTile] (a whole tile of kRowTile floats must be readable). B: element (step s, column j) at
+  // b[(j/16)*b_panel_stride + s*b_line_stride + j%16] (whole 16-float lines must be readable; no alignment needed).
+  // k steps; strides in floats. Exactly m x n floats of c are written. Fixed summation order in s for given k, whatever m.
+  void (*gemm_f32)(const float* a, size_t a_tile_stride, size_t a_line_stride, const float* b, size_t b_panel_stride,
+                   size_t b_line_stride, int m, int n, int k, float* c, size_t ldc, bool accumulate);
+  // Dequantises columns [k0, k0+kc) of one panel to out[kc][16] (affine: k0 a multiple of 32). Exact: the f32 value of w.
+  void (*unpack_panel)(const PackedView& w, int panel, int k0, int kc, float* out);
+  // x[rows][ldx] -> tiles of kRowTile rows: out[(tile*k + s)*kRowTile + i]; missing rows of the last tile are zero.
+  void (*pack_rows)(const float* x, size_t ldx, int rows, int k, float* out);
+
+  // ---- fast path --------------------------------------------------------------------------------------------------
+  // Quantises rows [row0, row1) of x; d = max|x|/127, q = round-half-even(x/d); a group of zeros has d = 0.
+  // zero_code = 2^(bits-1) for kSymmetric weights, else 0.
+  void (*quantize_rows)(const float* x, size_t ldx, const QuantizedRows& q, int zero_code, int row0, int row1);
+  // y[m][ldy] (+)= x W^T for m <= kSmallRows, panels [panel0, panel1), streaming the weights once. y points at column 0.
+  // rows.tile == rows.m. rows.group must divide, or be a multiple of, nothing in particular: see ActivationGroup().
+  void (*affine_small)(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate);
+  // Any m; rows.tile == gemm_tile; scratch of kGemmScratchBytes, 64-byte aligned, private to the calling thread.
+  void (*affine_gemm)(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate, uint8_t* scratch);
+
+  // ---- vectors (f32) ----------------------------------------------------------------------------------------------
+  void (*rms_norm)(const float* x, const float* weight, float* y, size_t width, float eps);  // y may be x
+  void (*add)(const float* a, const float* b, float* y, size_t count);                       // y may be a or b
+  void (*silu_mul)(const float* gate, const float* up, float* y, size_t count);              // y = silu(gate)*up
+  void (*gelu_tanh_mul)(const float* gate, const float* up, float* y, size_t count);
+  void (*softcap)(float* x, size_t count, float cap);                                        // x = cap*tanh(x/cap)
+  // Pairs (x[i], x[i+half]) rotated by (cos[i], sin[i]); head vector of `half`*2 floats in place.
+  void (*rope_half)(float* x, const float* cosines, const float* sines, size_t half);
+  // e = exp(x - maximum) in place, returns the sum in a fixed order.
+  float (*exp_sum)(float* x, size_t count, float maximum);
+  float (*max)(const float* x, size_t count);
+  void (*scale)(float* x, size_t count, float factor);
+  void (*f32_to_f16)(const float* x, uint16_t* y, size_t count);
+  void (*f16_to_f32)(const uint16_t* x, float* y, size_t count);
+  bool (*all_finite)(const float* x, size_t count);
+};
+
+const KernelTable* RefKernels();
+const KernelTable* Avx2Kernels();    // null where not compiled in
+const KernelTable* Avx512Kernels();  // null where not compiled in
+
+// Columns per activation scale for a weight format: 32 for group_size 16 and 32, otherwise 32 too unless the weight group
+// is larger and accuracy allows (kernel/chooser.cc says why).
+int ActivationGroup(const PackedView& w);
+
+}  // namespace lowbit

@@ -1,0 +1,87 @@
+// part/part: one term of a compressed linear layer, y = sum of part(x) + bias.
+// A part owns its packed bytes (part/packed.h) and an optional order of the input columns. It does not compute: kernel/ does.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/alloc.h"
+#include "base/status.h"
+#include "part/packed.h"
+#include "tensor/tensor.h"
+
+namespace lowbit {
+
+enum class PartKind : uint8_t {
+#define LOWBIT_PART(id, name) id,
+#include "part/parts.def"
+#undef LOWBIT_PART
+};
+const char* PartKindName(PartKind kind);
+
+struct Part {
+  PartKind kind = PartKind::kDense;
+  PackedView view;
+  Block storage;
+  // Packed column j holds column permutation[j] of the weight (act-order with scattered groups); empty = identity.
+  std::vector<int32_t> permutation;
+  // Bytes as a file would store them (codes, scales, zeros; no padding): for bits per weight.
+  size_t stored_bytes = 0;
+
+  size_t bytes() const { return storage.size(); }
+};
+
+// Where row i of the packed matrix comes from: empty = row i. Used to undo the rotary row order of GGUF llama files.
+using RowMap = std::vector<int32_t>;
+
+// ---- dense.cc
+// w [n, k] row-major in dtype F32, F16 or BF16. Values must be finite: CORRUPT_FILE naming `name` otherwise.
+Result<Part> PackDense(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
+
+// ---- affine.cc
+// Neutral description of an affine matrix, before packing. codes [n, k] one byte each; scales, seconds [n, groups].
+struct AffineSource {
+  int n = 0, k = 0, bits = 0;
+  int group_size = 0;              // 16, a multiple of 32, or >= k for the whole row
+  AffineKind affine = AffineKind::kSymmetric;
+  bool meta_f32 = false;           // false: scales and seconds must be exactly representable in f16
+  std::span<const uint8_t> codes;
+  std::span<const float> scales;
+  std::span<const float> seconds;  // minimum or zero point; empty for kSymmetric
+};
+Result<Part> PackAffine(const char* name, const AffineSource& source);
+
+// Bytes of one panel / of the whole packed matrix for this format (view.n, k, kind, bits, group_size, affine, meta_f32).
+size_t PackedPanelBytes(const PackedView& format);
+size_t PackedBytes(const PackedView& format);
+
+// Scalar decoding straight from the layout, slow and obvious: the reference every kernel is tested against.
+// CodeAt: affine only. WeightAt: any kind, in packed column order.
+int CodeAt(const PackedView& view, int row, int column);
+float WeightAt(const PackedView& view, int row, int column);
+
+// ---- gguf_blocks.cc: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K [n, k] -> affine part.
+// Scales of K-quants are products that f16 cannot hold, so those parts use meta_f32.
+Result<Part> PackGguf(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
+// Decodes `count` values (a multiple of the block) of one row to float; used for 1-D tensors and as test reference.
+Status DecodeGguf(DType dtype, const uint8_t* blocks, int64_t count, float* out);
+
+// ---- gptq_words.cc: Hugging Face GPTQ tensors -> affine part (layout: docs/formats.md, "GPTQ").
+struct GptqTensors {
+  int n = 0, k = 0, bits = 0;      // bits 2, 3, 4, 8
+  int group_size = 0;              // > 0
+  int zero_offset = 0;             // added to a stored zero: 1 for v1 files, 0 for v2
+  std::span<const int32_t> qweight;  // [k*bits/32, n]
+  std::span<const int32_t> qzeros;   // [groups, n*bits/32]
+  std::span<const uint8_t> scales;   // [groups, n] in scales_dtype
+  DType scales_dtype = DType::kF16;
+  std::span<const int32_t> g_idx;    // [k] or empty (k / group_size)
+};
+Result<Part> PackGptq(const char* name, const GptqTensors& tensors, const RowMap& map);
+
+// The inverse, for writing: codes [n, k], zeros [n, groups] -> qweight and qzeros words (zero_offset subtracted).
+void WriteGptqWords(int n, int k, int bits, int groups, int zero_offset, std::span<const uint8_t> codes,
+                    std::span<const uint8_t> zeros, std::span<int32_t> qweight, std::span<int32_t> qzeros);
+
+}  // namespace lowbit

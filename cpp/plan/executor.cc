@@ -1,0 +1,177 @@
+// plan/executor: memory, dispatch and the element-wise ops.
+#include "plan/executor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "plan/scratch.h"
+
+namespace lowbit {
+namespace {
+
+size_t RoundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Touching fewer floats than this in one op is not worth waking a worker (about 2 us of work).
+constexpr int64_t kMinParallelFloats = 16384;
+
+bool Uses(const Op& op, int buffer) {
+  const auto is = [&](const View& v) { return v.buffer == buffer; };
+  switch (op.kind) {
+    case OpKind::kEmbed: return is(op.out);
+    case OpKind::kRmsNorm: return is(op.in) || is(op.out);
+    case OpKind::kLinear:
+      if (is(op.in)) return true;
+      return std::any_of(op.outputs.begin(), op.outputs.end(), [&](const LinearOutput& o) { return is(o.out); });
+    case OpKind::kRope:
+    case OpKind::kSoftcap: return is(op.in);
+    case OpKind::kAttention: return is(op.in) || is(op.in2) || is(op.in3) || is(op.out);
+    case OpKind::kGlu:
+    case OpKind::kAdd: return is(op.in) || is(op.in2) || is(op.out);
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindings& bindings, const KernelTable& kernels, Pool& pool, bool fast,
+                                                   int max_rows, int epilogue_rows) {
+  std::unique_ptr<Executor> e(new Executor(plan, bindings, kernels, pool, fast));
+  e->max_rows_ = max_rows;
+  e->epilogue_rows_ = std::min(epilogue_rows, max_rows);
+
+  size_t total = 0;
+  std::vector<size_t> offsets;
+  for (int b = 0; b < static_cast<int>(plan.buffers.size()); ++b) {
+    bool in_blocks = b == plan.residual;
+    for (int i = 0; i < plan.epilogue.begin && !in_blocks; ++i) in_blocks = Uses(plan.ops[static_cast<size_t>(i)], b);
+    const size_t rows = static_cast<size_t>(in_blocks ? max_rows : e->epilogue_rows_);
+    offsets.push_back(total);
+    // One spare line: row tiles are read in whole SIMD registers.
+    total += RoundUp(rows * static_cast<size_t>(plan.buffers[static_cast<size_t>(b)].width) + 64, 64);
+  }
+  LOWBIT_ASSIGN_OR_RETURN(e->buffers_, Block::Allocate(total * sizeof(float), MemoryClass::kScratch, "activation buffers"));
+  for (size_t offset : offsets) e->base_.push_back(e->buffers_.as<float>() + offset);
+
+  size_t k_max = 1;
+  for (const WeightShape& w : plan.weights) k_max = std::max(k_max, static_cast<size_t>(w.k));
+  const size_t k_pad = RoundUp(k_max, kSubBlock), rows = RoundUp(static_cast<size_t>(max_rows), kRowTile) + 64;
+  const size_t groups = k_pad / kSubBlock;
+  const size_t permuted = RoundUp(rows * k_max * 4, 64), packed = RoundUp(rows * k_max * 4, 64);
+  const size_t codes = RoundUp(rows * k_pad, 64), per_group = RoundUp(rows * groups * 4, 64);
+  LOWBIT_ASSIGN_OR_RETURN(e->shared_, Block::Allocate(permuted + packed + codes + 7 * per_group, MemoryClass::kScratch, "linear scratch"));
+  uint8_t* p = e->shared_.data();
+  const auto take = [&](size_t bytes) { uint8_t* at = p; p += bytes; return at; };
+  e->permuted_ = reinterpret_cast<float*>(take(permuted));
+  e->packed_rows_ = reinterpret_cast<float*>(take(packed));
+  e->quantized_.q = reinterpret_cast<int8_t*>(take(codes));
+  e->quantized_.scale = reinterpret_cast<float*>(take(per_group));
+  e->quantized_.scale_sum = reinterpret_cast<float*>(take(per_group));
+  e->quantized_.bias = reinterpret_cast<int32_t*>(take(per_group));
+  e->quantized_.half_scale_sum = reinterpret_cast<float*>(take(2 * per_group));
+  e->quantized_.half_bias = reinterpret_cast<int32_t*>(take(2 * per_group));
+
+  size_t per_thread = std::max(kGemmScratchBytes, kExactPanels * kExactColumns * kPanelRows * sizeof(float));
+  for (const Op& op : plan.ops)
+    if (op.kind == OpKind::kAttention) per_thread = std::max(per_thread, AttentionScratch(op).bytes);
+  e->thread_scratch_ = RoundUp(per_thread, 4096);
+  LOWBIT_ASSIGN_OR_RETURN(e->scratch_, Block::Allocate(e->thread_scratch_ * static_cast<size_t>(pool.threads()), MemoryClass::kScratch, "thread scratch"));
+  e->cosines_.resize(plan.ropes.size());
+  e->sines_.resize(plan.ropes.size());
+  return e;
+}
+
+Status Executor::Begin(const Batch& batch) {
+  if (batch.rows < 1 || batch.rows > max_rows_) return Error(Code::kInternal, "A batch of %d rows exceeds %d", batch.rows, max_rows_);
+  batch_ = batch;
+  positions_.resize(static_cast<size_t>(batch.rows));
+  for (const Segment& s : batch.segments)
+    for (int i = 0; i < s.count; ++i) positions_[static_cast<size_t>(s.row + i)] = s.past + i;
+  for (size_t t = 0; t < plan_.ropes.size(); ++t) {
+    const RopeTable& rope = plan_.ropes[t];
+    const size_t half = rope.inverse_frequencies.size();
+    cosines_[t].resize(static_cast<size_t>(batch.rows) * half);
+    sines_[t].resize(static_cast<size_t>(batch.rows) * half);
+    for (int r = 0; r < batch.rows; ++r)
+      for (size_t i = 0; i < half; ++i) {
+        const double angle = positions_[static_cast<size_t>(r)] * rope.inverse_frequencies[i];
+        cosines_[t][static_cast<size_t>(r) * half + i] = static_cast<float>(std::cos(angle) * rope.scale);
+        sines_[t][static_cast<size_t>(r) * half + i] = static_cast<float>(std::sin(angle) * rope.scale);
+      }
+  }
+  return Status::Ok();
+}
+
+Status Executor::Run(OpRange range, KvCache* cache, const std::atomic<bool>* cancel) {
+  for (int i = range.begin; i < range.end; ++i) {
+    if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return Error(Code::kCancelled, "The operation was aborted");
+    LOWBIT_RETURN_IF_ERROR(RunOp(plan_.ops[static_cast<size_t>(i)], batch_.rows, cache));
+  }
+  return Status::Ok();
+}
+
+Status Executor::RunEpilogue(int rows, const std::atomic<bool>* cancel) {
+  for (int i = plan_.epilogue.begin; i < plan_.epilogue.end; ++i) {
+    if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return Error(Code::kCancelled, "The operation was aborted");
+    LOWBIT_RETURN_IF_ERROR(RunOp(plan_.ops[static_cast<size_t>(i)], rows, nullptr));
+  }
+  return Status::Ok();
+}
+
+void Executor::ForRows(int rows, const std::function<void(int, int)>& fn) {
+  const int chunks = std::min(rows, pool_.threads() * 4);
+  const int step = (rows + chunks - 1) / chunks;
+  pool_.Run((rows + step - 1) / step, [&](int chunk, int) { fn(chunk * step, std::min(rows, (chunk + 1) * step)); });
+}
+
+Status Executor::RunOp(const Op& op, int rows, KvCache* cache) {
+  const auto for_rows = [&](int width, const std::function<void(int, int)>& fn) {
+    if (static_cast<int64_t>(rows) * width < kMinParallelFloats) fn(0, rows);
+    else ForRows(rows, fn);
+  };
+  switch (op.kind) {
+    case OpKind::kEmbed: return Embed(op, rows);
+    case OpKind::kLinear: return Linear(op, rows);
+    case OpKind::kAttention: return Attention(op, cache);
+    case OpKind::kRmsNorm: {
+      const float* weight = bindings_.vectors[static_cast<size_t>(op.index)].data();
+      for_rows(op.in.width, [&](int begin, int end) {
+        for (int r = begin; r < end; ++r)
+          for (int c = 0; c < op.in.width; c += op.group)
+            kernels_.rms_norm(Row(op.in, r) + c, weight, Row(op.out, r) + c, static_cast<size_t>(op.group), op.factor);
+      });
+      return Status::Ok();
+    }
+    case OpKind::kRope: {
+      const size_t half = plan_.ropes[static_cast<size_t>(op.index)].inverse_frequencies.size();
+      const float* cosines = cosines_[static_cast<size_t>(op.index)].data();
+      const float* sines = sines_[static_cast<size_t>(op.index)].data();
+      for_rows(op.in.width, [&](int begin, int end) {
+        for (int r = begin; r < end; ++r)
+          for (int h = 0; h < op.n_heads; ++h)
+            kernels_.rope_half(Row(op.in, r) + h * op.head_dim, cosines + static_cast<size_t>(r) * half, sines + static_cast<size_t>(r) * half, half);
+      });
+      return Status::Ok();
+    }
+    case OpKind::kGlu: {
+      const auto fn = op.activation == Activation::kSilu ? kernels_.silu_mul : kernels_.gelu_tanh_mul;
+      for_rows(op.out.width, [&](int begin, int end) {
+        for (int r = begin; r < end; ++r) fn(Row(op.in, r), Row(op.in2, r), Row(op.out, r), static_cast<size_t>(op.out.width));
+      });
+      return Status::Ok();
+    }
+    case OpKind::kAdd:
+      for_rows(op.out.width, [&](int begin, int end) {
+        for (int r = begin; r < end; ++r) kernels_.add(Row(op.in, r), Row(op.in2, r), Row(op.out, r), static_cast<size_t>(op.out.width));
+      });
+      return Status::Ok();
+    case OpKind::kSoftcap:
+      for_rows(op.in.width, [&](int begin, int end) {
+        for (int r = begin; r < end; ++r) kernels_.softcap(Row(op.in, r), static_cast<size_t>(op.in.width), op.factor);
+      });
+      return Status::Ok();
+  }
+  return Error(Code::kInternal, "Unknown op in a validated plan");
+}
+
+}  // namespace lowbit

@@ -1,0 +1,96 @@
+// plan/: a model as data (the C++ mirror of lib/graph/plan.ts, which documents every op).
+// plan.cc validates; execute.cc and ops_*.cc run it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "cache/kv_cache.h"
+
+namespace lowbit {
+
+enum class OpKind : uint8_t {
+#define LOWBIT_OP(id, name) id,
+#include "plan/ops.def"
+#undef LOWBIT_OP
+};
+Result<OpKind> ParseOp(const std::string& name);
+
+// Columns [offset, offset+width) of a buffer [rows, buffer width], f32 row-major.
+struct View {
+  int buffer = 0;
+  int offset = 0;
+  int width = 0;
+};
+
+struct LinearOutput {
+  int weight = 0;
+  View out;
+  bool accumulate = false;
+};
+
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
+// One record for every kind; which fields count is listed beside the op in lib/graph/plan.ts.
+struct Op {
+  OpKind kind = OpKind::kAdd;
+  View in, in2, in3;  // embed: -; rms_norm, linear: in; rope, softcap: in (in place); attention: q k v; glu: gate up; add: a b
+  View out;
+  std::vector<LinearOutput> outputs;  // linear
+  int index = 0;                      // embed: weight; rms_norm: vector; rope: table; attention: cache
+  float factor = 0;                   // embed: scale; rms_norm: eps; attention: scale; softcap: cap
+  float softcap = 0;                  // attention
+  int group = 0;                      // rms_norm
+  int n_heads = 0, n_kv_heads = 0, head_dim = 0, window = 0;
+  Activation activation = Activation::kSilu;
+};
+
+struct WeightShape {
+  std::string name;
+  int n = 0, k = 0;
+  int bias = -1;  // vector, or -1
+};
+
+struct VectorShape {
+  std::string name;
+  int length = 0;
+};
+
+struct RopeTable {
+  std::vector<double> inverse_frequencies;
+  double scale = 1;
+};
+
+struct Buffer {
+  std::string name;
+  int width = 0;
+};
+
+struct OpRange {
+  int begin = 0, end = 0;
+};
+
+struct Plan {
+  int vocab_size = 0, hidden_size = 0, max_seq_len = 0;
+  std::vector<Buffer> buffers;
+  std::vector<WeightShape> weights;
+  std::vector<VectorShape> vectors;
+  std::vector<RopeTable> ropes;
+  std::vector<CacheSpec> caches;
+  std::vector<Op> ops;
+  OpRange prologue, epilogue;
+  std::vector<OpRange> blocks;
+  int residual = 0;
+  View logits;
+};
+
+// Everything the executor relies on: indices in range, views inside their buffers, widths that fit the ops and weights,
+// ranges that cover the ops in order. INVALID_ARGUMENT naming the op.
+Status ValidatePlan(const Plan& plan);
+
+// Column ranges of all buffers that ops from `from` to the end of the block still read before writing them, given that
+// the residual buffer is wanted at the end: the state to keep when a block is left between two ops.
+std::vector<View> LiveViews(const Plan& plan, int from, int end);
+
+}  // namespace lowbit

@@ -1,0 +1,37 @@
+// quantize/grid: the affine quantiser of GPTQ and RTN and its range search. No calibration data, no threads.
+//   w_hat = scale * (code - zero), code = clamp(round(w / scale) + zero, 0, 2^bits - 1), rounding half to even.
+//   Symmetric: zero = 2^(bits-1), range [-m, m] with m = max |w|. Asymmetric: range [min(0, w), max(0, w)], integer zero.
+// Scales are rounded to f16 before codes and errors are formed, so that the stored tensor is exactly what was optimised.
+// Works on tiles [columns][kGridRows]: one row of the weight per lane, so that every loop runs across rows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lowbit {
+
+// Rows handled together: four 16-float lines, so that 1536 columns of them (384 KiB) stay in L2 during a GPTQ solve.
+constexpr int kGridRows = 64;
+
+struct GridRule {
+  int bits = 4;
+  bool sym = true;
+  double mse = 0;  // exponent p of the range search over sum |w_hat - w|^p; 0 = the full range
+};
+
+// tile [columns][kGridRows] -> scale[kGridRows] (representable in f16, at least 2^-22), zero[kGridRows] (integers in
+// [0, 2^bits - 1]). Range search as in GPTQ's reference code: 80 candidates, the range times 1 - i/100, first best wins.
+void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale, float* zero);
+
+// One column of kGridRows weights onto the grids; w_hat may be w.
+void QuantizeColumn(const float* w, const float* scale, const float* zero, int bits, uint8_t* codes, float* w_hat);
+
+// Copies columns columns[0..count) (or first..first+count when columns is null) of up to kGridRows rows of row-major
+// w[][k] into a tile; lanes beyond `rows` become zero.
+void LoadTile(const float* w, int k, int rows, const int32_t* columns, int first, int count, float* tile);
+
+// Sum of |x|^p as the search computes it, p in [1, 8]: each power has a relative error below 1e-4 between 2^(-125/p) and
+// 2^(125/p); zero counts as 2^-125. For tests.
+float PowerSum(const float* x, int count, double p);
+
+}  // namespace lowbit

@@ -1,0 +1,108 @@
+// quantize/proxy_error: see proxy_error.h. Rows go through in chunks of kGridRows, transposed, so that H is the A operand;
+// by symmetry only the part of H above the diagonal blocks is multiplied, and counted twice.
+#include "quantize/proxy_error.h"
+
+#include <algorithm>
+
+#include "base/alloc.h"
+#include "quantize/grid.h"
+#include "solve/pack.h"
+
+namespace lowbit {
+namespace {
+
+constexpr int kColumns = 128;        // columns of H per GEMM call
+constexpr int kLanes = 2 * kGridRows;  // W - Q in the first half, W in the second
+
+struct Energy {
+  double error = 0, weight = 0;
+};
+
+// Lines [k][kLanes] of chunk rows.
+void LoadLanes(const QuantizedLinear& q, const float* w, int row0, int rows, float* lanes) {
+  for (int r = 0; r < rows; ++r) {
+    const size_t row = row0 + r;
+    const float* scales = q.scales.data() + row * q.groups;
+    const uint8_t* zeros = q.zeros.data() + row * q.groups;
+    for (int c = 0; c < q.k; ++c) {
+      const int group = q.g_idx.empty() ? c / q.group_size : q.g_idx[c];
+      const float value = w[row * q.k + c];
+      const float w_hat = scales[group] * static_cast<float>(int(q.codes[row * q.k + c]) - int(zeros[group]));
+      lanes[size_t(c) * kLanes + r] = value - w_hat;
+      lanes[size_t(c) * kLanes + kGridRows + r] = value;
+    }
+  }
+}
+
+void AddProducts(const float* a, const float* b, int lines, double factor, Energy* energy) {
+  double sums[2] = {0, 0};
+  for (int c = 0; c < lines; ++c) {
+    for (int half = 0; half < 2; ++half) {
+      float sum = 0;
+      for (int r = half * kGridRows; r < (half + 1) * kGridRows; ++r) sum += a[size_t(c) * kLanes + r] * b[size_t(c) * kLanes + r];
+      sums[half] += sum;
+    }
+  }
+  energy->error += factor * sums[0];
+  energy->weight += factor * sums[1];
+}
+
+}  // namespace
+
+Result<double> RelativeError(const QuantizedLinear& q, std::span<const float> w, const HessianView& hessian, const KernelTable& kernels,
+                             Pool& pool) {
+  const int n = q.n, k = q.k, chunks = (n + kGridRows - 1) / kGridRows, blocks = (k + kColumns - 1) / kColumns;
+  // Columns [j0, j1) of H need its rows [0, j1) only.
+  std::vector<size_t> offsets(blocks + 1, 0);
+  for (int b = 0; b < blocks; ++b) {
+    const int j1 = std::min(k, (b + 1) * kColumns);
+    offsets[b + 1] = offsets[b] + TileFloats(j1, j1 - b * kColumns);
+  }
+  const bool weighted = hessian.data != nullptr;
+  Block tiles;
+  if (weighted) {
+    LOWBIT_ASSIGN_OR_RETURN(tiles, Block::Allocate(offsets[blocks] * sizeof(float), MemoryClass::kScratch, "the error of a layer"));
+    pool.Run(blocks, [&](int b, int) {
+      const int j0 = b * kColumns, j1 = std::min(k, j0 + kColumns);
+      PackColumnTiles(hessian.data + j0, k, j1, j1 - j0, tiles.as<float>() + offsets[b]);
+    });
+  }
+  const size_t task_floats = size_t(k) * kLanes + (weighted ? size_t(kColumns) * kLanes : 0);
+  LOWBIT_ASSIGN_OR_RETURN(Block scratch,
+                          Block::Allocate(task_floats * pool.threads() * sizeof(float), MemoryClass::kScratch, "the error of a layer"));
+
+  std::vector<Energy> energies(chunks);
+  pool.Run(chunks, [&](int chunk, int worker) {
+    float* lanes = scratch.as<float>() + worker * task_floats;
+    float* product = lanes + size_t(k) * kLanes;  // [kColumns][kLanes]
+    const int row0 = chunk * kGridRows, rows = std::min(kGridRows, n - row0);
+    if (rows < kGridRows) std::fill(lanes, lanes + size_t(k) * kLanes, 0.0f);
+    LoadLanes(q, w.data(), row0, rows, lanes);
+    Energy* energy = &energies[chunk];
+    if (!weighted) {
+      AddProducts(lanes, lanes, k, 1, energy);
+      return;
+    }
+    for (int b = 0; b < blocks; ++b) {
+      const int j0 = b * kColumns, j1 = std::min(k, j0 + kColumns);
+      const float* block = tiles.as<float>() + offsets[b];
+      const float* own = lanes + size_t(j0) * kLanes;
+      if (j0 > 0) {
+        kernels.gemm_f32(block, size_t(j1) * kRowTile, kRowTile, lanes, kPanelRows, kLanes, j1 - j0, kLanes, j0, product, kLanes, false);
+        AddProducts(product, own, j1 - j0, 2, energy);
+      }
+      kernels.gemm_f32(block + size_t(j0) * kRowTile, size_t(j1) * kRowTile, kRowTile, own, kPanelRows, kLanes, j1 - j0, kLanes, j1 - j0,
+                       product, kLanes, false);
+      AddProducts(product, own, j1 - j0, 1, energy);
+    }
+  });
+  Energy total;
+  for (const Energy& energy : energies) {
+    total.error += energy.error;
+    total.weight += energy.weight;
+  }
+  if (total.weight == 0 && total.error == 0) return 0.0;
+  return total.error / total.weight;
+}
+
+}  // namespace lowbit

@@ -1,0 +1,39 @@
+// solve/hessian: second moments of a linear layer's input.
+// H = (2/T) sum over tokens of x x^T, [k, k] (GPTQ, Frantar et al. 2022, section 3; the factor only scales the loss).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/alloc.h"
+#include "base/pool.h"
+#include "base/status.h"
+#include "kernel/kernel.h"
+
+namespace lowbit {
+
+class Hessian {
+ public:
+  static Result<Hessian> Create(int k, const char* name);
+
+  // Adds rows x[tokens][ldx] (columns 0..k-1). Rows that hold a non-finite value are left out and counted.
+  // Blocked SYRK of the lower triangle on gemm_f32; chunks of the triangle run on the pool.
+  Status Add(const float* x, size_t ldx, int64_t tokens, const KernelTable& kernels, Pool& pool);
+
+  // Scales by 2/T and mirrors the lower triangle. Call once, after the last Add.
+  void Finish();
+
+  int k() const { return k_; }
+  int64_t tokens() const { return tokens_; }            // rows accumulated
+  int64_t dropped_rows() const { return dropped_; }     // rows left out
+  const float* data() const { return matrix_.as<float>(); }  // [k][k]
+
+ private:
+  int k_ = 0;
+  int64_t tokens_ = 0, dropped_ = 0;
+  bool finished_ = false;
+  Block matrix_;
+  Block panels_;  // packed transposed rows of one Add chunk
+};
+
+}  // namespace lowbit

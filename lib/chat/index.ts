@@ -1,0 +1,2 @@
+/** Conversations. */
+export { ChatSession, type ChatMessage, type ChatPromptOptions, type ChatSessionOptions, type ChatStreamOptions } from './session';

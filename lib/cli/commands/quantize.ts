@@ -1,0 +1,92 @@
+/** lowbit quantize: compresses a model and reports what was done. */
+import { type Command, Option } from 'commander';
+import { type QuantizeOptions, quantize } from '../../index';
+import { type Io, peakRssBytes } from '../io';
+import { camelCaseRules, defined, parseJsonObject, parseNumber, toSnakeCase } from '../parse';
+import { examples } from '../runtime';
+import { formatBytes } from './inspect';
+
+interface Flags {
+  readonly output: string;
+  readonly method: 'gptq' | 'rtn';
+  readonly bits: number;
+  readonly groupSize: number;
+  readonly sym: boolean;
+  readonly descAct?: boolean;
+  readonly staticGroups?: boolean;
+  readonly actGroupAware: boolean;
+  readonly mse?: number;
+  readonly dampPercent?: number;
+  readonly calibration?: string;
+  readonly calibrationSamples?: number;
+  readonly calibrationLength?: number;
+  readonly dynamic?: Record<string, unknown>;
+  readonly threads?: number;
+  readonly overwrite?: boolean;
+}
+
+export function quantizeCommand(command: Command, io: () => Io): void {
+  command
+    .description('Compress a model; the result is a Hugging Face GPTQ checkpoint that vLLM, transformers and lowbit load')
+    .argument('<model>', 'model directory or .gguf file')
+    .requiredOption('-o, --output <dir>', 'directory to create; nothing appears there unless the run succeeds')
+    .addOption(new Option('--method <name>', 'gptq: calibrated; rtn: plain rounding').choices(['gptq', 'rtn']).default('gptq'))
+    .option('--bits <n>', 'bits per weight: 2, 3, 4 or 8', parseNumber, 4)
+    .option('--group-size <n>', 'columns that share a scale: 32, 64, 128, or -1 for the whole row', parseNumber, 128)
+    .option('--no-sym', 'grids with their own zero point instead of symmetric ones')
+    .option('--desc-act', 'gptq: solve columns by falling importance; better, and stores the order')
+    .option('--static-groups', 'gptq: group grids from the original column order')
+    .option('--no-act-group-aware', 'gptq: keep groups in file order instead of by importance')
+    .option('--mse <exponent>', 'search a smaller range per group; 0 = off, 2.4 = the published choice', parseNumber)
+    .option('--damp-percent <f>', 'gptq: fraction of the mean Hessian diagonal added to it (default: 0.05)', parseNumber)
+    .option('--calibration <file>', 'gptq: text in UTF-8 like what the model will see')
+    .option('--calibration-samples <n>', 'samples at most (default: 128)', parseNumber)
+    .option('--calibration-length <n>', 'tokens per sample (default: 512)', parseNumber)
+    .option('--dynamic <json>', 'settings for single linears by regular expression, as GPTQModel writes them', parseJsonObject)
+    .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
+    .option('--overwrite', 'replace an existing output directory')
+    .addHelpText(
+      'after',
+      examples(
+        'lowbit quantize ./model --output ./model-4bit --calibration text.txt',
+        'lowbit quantize ./model -o ./model-3bit --bits 3 --group-size 64 --desc-act --calibration text.txt --calibration-samples 256',
+        'lowbit quantize ./model -o ./model-rtn --method rtn --no-sym --json',
+        `lowbit quantize ./model -o ./mixed --calibration text.txt --dynamic '{"-:.*down_proj": {}, ".*v_proj": {"bits": 8}}'`,
+      ),
+    )
+    .action((model: string, flags: Flags) => run(io(), model, flags));
+}
+
+async function run(io: Io, model: string, flags: Flags): Promise<void> {
+  const { calibration, dynamic, ...rest } = flags;
+  const progress = io.progress(flags.method);
+  const options = {
+    model,
+    ...defined(rest as Record<string, unknown>),
+    ...(calibration === undefined ? {} : { calibration: { file: calibration } }),
+    ...(dynamic === undefined ? {} : { dynamic: camelCaseRules(dynamic) }),
+    signal: io.signal,
+    onProgress: ({ phase, fraction, block, blocks }) => progress.update(fraction, block < 0 ? phase : `${phase}, block ${block + 1} of ${blocks}`),
+  } as QuantizeOptions; // quantize() checks every value
+  const report = await quantize(options).finally(() => progress.end());
+  const { totals, calibration: data } = report;
+  io.out(
+    `${report.output}: ${formatBytes(totals.bytesBefore)} -> ${formatBytes(totals.bytesAfter)}, ${totals.bitsPerWeightModel.toFixed(2)} bits per weight ` +
+      `(${report.linears.length} linears at ${totals.bitsPerWeight.toFixed(2)})\n` +
+      `mean relative error ${totals.error.toExponential(2)}${data ? ` on ${data.tokens} calibration tokens` : ''}, ${totals.seconds.toFixed(1)} s\n`,
+  );
+  for (const line of report.warnings) io.note(`warning: ${line}`);
+  for (const line of report.fallbacks) io.note(`fallback: ${line}`);
+  io.result({
+    output: report.output,
+    method: flags.method,
+    bits: flags.bits,
+    bits_per_weight: totals.bitsPerWeightModel,
+    bits_per_weight_quantized: totals.bitsPerWeight,
+    bytes_before: totals.bytesBefore,
+    bytes_after: totals.bytesAfter,
+    seconds: totals.seconds,
+    peak_rss_bytes: peakRssBytes(),
+    report: toSnakeCase(report, ['dynamic']),
+  });
+}

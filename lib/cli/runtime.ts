@@ -1,0 +1,76 @@
+/** What all commands that run a model share: its options, loading with progress, and disposal whatever happens. */
+import { type Command, Option } from 'commander';
+import { loadModel, type Model } from '../index';
+import { type Io, peakRssBytes } from './io';
+import { defined, parseNumber } from './parse';
+
+export interface RunOptions {
+  readonly threads?: number;
+  readonly precision: 'fast' | 'exact';
+}
+
+export function addRunOptions(command: Command): Command {
+  return command
+    .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
+    .addOption(new Option('--precision <path>', 'fast: int8 activations; exact: f32, the reference').choices(['fast', 'exact']).default('fast'));
+}
+
+export function addSamplingOptions(command: Command): Command {
+  return command
+    .option('-n, --max-tokens <n>', 'most tokens to generate', parseNumber)
+    .option('--temperature <t>', 'randomness, 0 = always the most probable token (default: 0)', parseNumber)
+    .option('--top-k <k>', 'draw from the k most probable tokens, 0 = all (default: 0)', parseNumber)
+    .option('--top-p <p>', 'draw from the most probable tokens up to this sum, 1 = all (default: 1)', parseNumber)
+    .option('--min-p <p>', 'draw from tokens at least this probable relative to the best, 0 = all (default: 0)', parseNumber)
+    .option('--repeat-penalty <r>', 'make recent tokens less likely, 1 = off (default: 1)', parseNumber)
+    .option('--repeat-last-n <n>', 'how many tokens are recent, -1 = all (default: 64)', parseNumber)
+    .option('--seed <n>', 'seed of the draws (default: random)', parseNumber);
+}
+
+export interface SamplingFlags {
+  readonly maxTokens?: number;
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repeatPenalty?: number;
+  readonly repeatLastN?: number;
+  readonly seed?: number;
+}
+
+/** Flags, which are llama.cpp's words, to the library's options. */
+export function samplingOptions(flags: SamplingFlags) {
+  const { maxTokens, temperature, topK, topP, minP, seed, repeatPenalty, repeatLastN } = flags;
+  return defined({ maxTokens, temperature, topK, topP, minP, seed, repetitionPenalty: repeatPenalty, repetitionLastN: repeatLastN });
+}
+
+/** Loads, runs `work`, disposes. */
+export async function withModel<T>(io: Io, path: string, options: RunOptions, work: (model: Model, loadMs: number) => Promise<T>): Promise<T> {
+  const progress = io.progress('loading');
+  const start = performance.now();
+  let model: Model;
+  try {
+    model = await loadModel(path, {
+      precision: options.precision,
+      ...defined({ threads: options.threads }),
+      onLoadProgress: (fraction) => progress.update(fraction),
+      signal: io.signal,
+    });
+  } finally {
+    progress.end();
+  }
+  try {
+    return await work(model, performance.now() - start);
+  } finally {
+    await model.dispose();
+  }
+}
+
+/** The keys that every command which ran a model reports. */
+export function modelKeys(model: Model, loadMs: number) {
+  const { path, architecture, isa, threads, precision, bitsPerWeight, weightBytes } = model.info;
+  return { model: path, architecture, isa, threads, precision, bits_per_weight: bitsPerWeight, weight_bytes: weightBytes, load_ms: loadMs, peak_rss_bytes: peakRssBytes() };
+}
+
+/** A group of help lines under the options. */
+export const examples = (...lines: readonly string[]): string => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`;

@@ -1,0 +1,134 @@
+/**
+ * Perplexity in llama.cpp's protocol, so that figures can be compared with it digit by digit: one tokenisation of the
+ * whole text, non-overlapping chunks, an empty context for each, and only the second half of a chunk scored.
+ *
+ * The engine returns log-probabilities of the targets; no logits reach JavaScript.
+ */
+import { LowbitError, invalidArgument } from '../errors';
+import { type ModelState, modelState, type Model } from '../model';
+import { StepRunner, batches, defaultKvType, prefillBatch } from '../generate';
+import { throwIfAborted } from '../native';
+import { abortSignal, callback, checkOptions, integer, maxInt32, string, tokenIds } from '../options';
+import { LossSum, firstScoredRow } from './loss_sum';
+
+export interface PerplexityProgress {
+  /** Chunks done and in all. */
+  readonly done: number;
+  readonly total: number;
+  /** Of the chunks done. */
+  readonly perplexity: number;
+}
+
+export interface PerplexityOptions {
+  /** The text, taken byte for byte. Either this or `tokens`. */
+  readonly text?: string;
+  /** Token ids as a tokenizer returned them for the whole text. */
+  readonly tokens?: Int32Array | readonly number[];
+  /** Tokens per chunk, 4 to the model's context length. Default 512, or the context length if that is smaller. */
+  readonly contextSize?: number;
+  /** Chunks to evaluate, from the start of the text, 1 to 2^31 - 1. Default: all whole ones. */
+  readonly chunks?: number;
+  /** Called after each chunk. */
+  readonly onProgress?: (progress: PerplexityProgress) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface PerplexityResult {
+  readonly perplexity: number;
+  /** perplexity * sqrt((mean(nll^2) - mean(nll)^2) / (tokens - 1)) */
+  readonly standardError: number;
+  /** Scored targets. */
+  readonly tokens: number;
+  readonly chunks: number;
+  /** What was measured; figures of different protocols, context sizes or BOS policies cannot be compared. */
+  readonly protocol: 'llama.cpp';
+  readonly contextSize: number;
+  /** Whether the first token of every chunk was replaced by BOS. */
+  readonly addBos: boolean;
+  readonly seconds: number;
+}
+
+/**
+ * Perplexity of a model on a text.
+ *
+ * Chunks of `contextSize` tokens; in each, the first token is replaced by BOS if the tokenizer adds one, and the targets at positions
+ * floor(contextSize / 2) + 1 to contextSize - 1 are scored: 255 of 512. An incomplete last chunk is left out.
+ *
+ * @throws {LowbitError} INVALID_ARGUMENT for a bad option or a text of fewer than 2 * contextSize tokens; CANCELLED; DISPOSED;
+ *   CORRUPT_FILE when the model yields NaN
+ */
+export async function perplexity(model: Model, options: PerplexityOptions): Promise<PerplexityResult> {
+  const state = modelState(model);
+  const checked = checkOptions('perplexity', options, {
+    text: string,
+    tokens: (option, value) => tokenIds(option, value, state.vocabSize),
+    contextSize: integer(4, state.contextLength),
+    chunks: integer(1, maxInt32),
+    onProgress: callback<(progress: PerplexityProgress) => void>(),
+    signal: abortSignal,
+  });
+  throwIfAborted(checked.signal);
+  const contextSize = checked.contextSize ?? Math.min(512, state.contextLength);
+  const tokens = evaluatedTokens(state, checked);
+  if (tokens.length < 2 * contextSize) {
+    throw new LowbitError(
+      'INVALID_ARGUMENT',
+      `The text has ${tokens.length} tokens but perplexity with contextSize ${contextSize} needs at least ${2 * contextSize}: use a longer text or a smaller contextSize`,
+      { tokens: tokens.length, contextSize },
+    );
+  }
+  const total = Math.min(Math.floor(tokens.length / contextSize), checked.chunks ?? Infinity);
+  const bos = state.optionalTokenizer?.addsBos ? state.optionalTokenizer.bosId : undefined;
+  const runner = await StepRunner.create(state, { contextSize, sequences: 1, kvType: defaultKvType(state.precision) });
+  const sum = new LossSum();
+  const start = performance.now();
+  try {
+    for (let done = 0; done < total; done++) {
+      const chunk = tokens.slice(done * contextSize, (done + 1) * contextSize);
+      if (bos !== undefined) chunk[0] = bos;
+      const scores = await scoreChunk(runner, chunk, checked.signal);
+      if (!scores.every(Number.isFinite)) {
+        throw new LowbitError('CORRUPT_FILE', `The model ${state.path} yields log-probabilities that are no finite numbers in chunk ${done}: its weights are damaged or out of range`, {
+          file: state.path,
+          chunk: done,
+        });
+      }
+      sum.add(scores);
+      checked.onProgress?.({ done: done + 1, total, perplexity: sum.perplexity });
+    }
+  } finally {
+    await runner.dispose();
+  }
+  return {
+    perplexity: sum.perplexity,
+    standardError: sum.standardError,
+    tokens: sum.count,
+    chunks: total,
+    protocol: 'llama.cpp',
+    contextSize,
+    addBos: bos !== undefined,
+    seconds: (performance.now() - start) / 1000,
+  };
+}
+
+function evaluatedTokens(state: ModelState, options: { readonly text?: string; readonly tokens?: Int32Array }): Int32Array {
+  const { text, tokens } = options;
+  if ((text === undefined) === (tokens === undefined)) {
+    throw invalidArgument('text', 'exactly one of the options text and tokens', text === undefined ? undefined : 'both');
+  }
+  return tokens ?? state.tokenizer.encode(text as string);
+}
+
+/** Log-probabilities of the chunk's targets from its middle on. The last token is only a target, so it is not run. */
+async function scoreChunk(runner: StepRunner, chunk: Int32Array, signal: AbortSignal | undefined): Promise<Float64Array> {
+  const first = firstScoredRow(chunk.length);
+  const rows = chunk.length - 1;
+  const scores = new Float64Array(rows - first);
+  await runner.truncate(0, 0);
+  for (const [begin, end] of batches(0, rows, prefillBatch)) {
+    const from = Math.max(first, begin);
+    const score = from < end ? { from: from - begin, targets: chunk.slice(from + 1, end + 1), out: scores.subarray(from - first, end - first) } : undefined;
+    await runner.step({ sequence: 0, tokens: chunk.slice(begin, end), ...(score ? { score } : {}) }, signal);
+  }
+  return scores;
+}

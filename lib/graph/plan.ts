@@ -1,0 +1,132 @@
+/**
+ * The plan: a model as data. lib/models/<arch>.ts builds one from a configuration; cpp/plan checks and executes it.
+ *
+ * Values live in buffers: row-major f32 matrices [rows, width], one row per token. An op reads and writes views, column
+ * ranges of a buffer. Fused projections are therefore only views: a fused qkv weight writes one wide buffer whose
+ * thirds the following ops read, and three separate weights may write the same three ranges.
+ */
+
+/** Columns [offset, offset + width) of a buffer. */
+export interface View {
+  readonly buffer: number; // index into Plan.buffers
+  readonly offset: number;
+  readonly width: number;
+}
+
+/** Where the bytes of a weight come from. Tensor numbers index the checkpoint's tensor table. */
+export type WeightSource =
+  | { readonly kind: 'tensor'; readonly tensor: number } // F32/F16/BF16 or a GGUF block type; [n, k]
+  | {
+      readonly kind: 'gptq';
+      readonly qweight: number;
+      readonly qzeros: number;
+      readonly scales: number;
+      readonly gIdx?: number; // absent or trivial: column / groupSize
+      readonly bits: number;
+      readonly groupSize: number; // resolved, > 0
+      readonly zeroOffset: 0 | 1; // added to stored zero points: 1 for v1 files, 0 for v2
+    };
+
+/** A matrix [n, k] (out_features, in_features). */
+export interface Weight {
+  /** Name without ".weight", as in the Hugging Face checkpoint: "model.layers.0.self_attn.q_proj". */
+  readonly name: string;
+  readonly n: number;
+  readonly k: number;
+  readonly source: WeightSource;
+  /** GGUF llama files store q/k rows pairwise interleaved per head; with a head count here the engine undoes it at load. */
+  readonly ropeHeads?: number;
+  /** Index into Plan.vectors, [n]. */
+  readonly bias?: number;
+  /** Decoder linears are quantisable; embedding and head are not unless asked for. */
+  readonly role: 'embedding' | 'linear' | 'head';
+}
+
+/** A 1-D f32 vector (norm weight, bias): value + addend. */
+export interface Vector {
+  readonly name: string;
+  readonly length: number;
+  readonly tensor: number;
+  /** 1 for Gemma norms in Hugging Face files, which store w of (1 + w). Default 0. */
+  readonly addend?: number;
+  /** As Weight.ropeHeads, for q/k biases. */
+  readonly ropeHeads?: number;
+}
+
+/** One rotary table: angle of pair i at position p = p * inverseFrequencies[i]; cos and sin are multiplied by `scale`. */
+export interface RopeTable {
+  readonly inverseFrequencies: Float64Array; // [rotary_dim / 2], scaling (linear, llama3, yarn, longrope) already applied
+  readonly scale: number; // attention factor of yarn and longrope, else 1
+}
+
+/** The key and value store of one attention op. */
+export interface CacheSpec {
+  readonly nKvHeads: number;
+  readonly headDim: number;
+}
+
+export type Op =
+  /** out = scale * table[token] */
+  | { readonly op: 'embed'; readonly weight: number; readonly out: View; readonly scale: number }
+  /** Each run of `group` columns is normalised by itself with the same weights [group]: group = width for a row norm, head_dim for q/k norms. */
+  | { readonly op: 'rms_norm'; readonly in: View; readonly out: View; readonly vector: number; readonly group: number; readonly eps: number }
+  /** out (+)= in W^T + bias for every output. One linear op = one distinct input = one Hessian. */
+  | { readonly op: 'linear'; readonly in: View; readonly outputs: readonly LinearOutput[] }
+  /** Rotates the first rotaryDim columns of every head of the view in place, pairs (i, i + rotaryDim/2). */
+  | { readonly op: 'rope'; readonly view: View; readonly nHeads: number; readonly headDim: number; readonly rope: number }
+  /** Appends k and v to cache `cache`, then out = softmax(softcap(scale * q k^T) + causal/window mask) v. window 0 = full; window W sees i-W < j <= i. softcap 0 = off. */
+  | {
+      readonly op: 'attention';
+      readonly q: View;
+      readonly k: View;
+      readonly v: View;
+      readonly out: View;
+      readonly cache: number;
+      readonly nHeads: number;
+      readonly nKvHeads: number;
+      readonly headDim: number;
+      readonly scale: number;
+      readonly softcap: number;
+      readonly window: number;
+    }
+  /** out = activation(gate) * up */
+  | { readonly op: 'glu'; readonly gate: View; readonly up: View; readonly out: View; readonly activation: 'silu' | 'gelu_tanh' }
+  /** out = a + b */
+  | { readonly op: 'add'; readonly a: View; readonly b: View; readonly out: View }
+  /** view = cap * tanh(view / cap) */
+  | { readonly op: 'softcap'; readonly view: View; readonly cap: number };
+
+export interface LinearOutput {
+  readonly weight: number; // index into Plan.weights
+  readonly out: View;
+  /** Add to what the view holds (residual) instead of overwriting it. */
+  readonly accumulate: boolean;
+}
+
+/** Ops [begin, end). */
+export interface OpRange {
+  readonly begin: number;
+  readonly end: number;
+}
+
+export interface Plan {
+  readonly architecture: string; // registry name: "llama", "gemma2", ...
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly maxSeqLen: number;
+  readonly buffers: readonly { readonly name: string; readonly width: number }[];
+  readonly weights: readonly Weight[];
+  readonly vectors: readonly Vector[];
+  readonly ropes: readonly RopeTable[];
+  readonly caches: readonly CacheSpec[];
+  readonly ops: readonly Op[];
+  /** Embedding; then one range per decoder block; then final norm and head. They cover ops without gap or overlap. */
+  readonly prologue: OpRange;
+  readonly blocks: readonly OpRange[];
+  /** Runs only on the rows whose logits are wanted. Its only inputs are `residual` rows. */
+  readonly epilogue: OpRange;
+  /** The buffer that carries state from block to block, full width. */
+  readonly residual: number;
+  /** The view that holds the logits after the epilogue, width vocabSize. */
+  readonly logits: View;
+}

@@ -1,0 +1,337 @@
+/**
+ * models: the vocabulary in which architectures are written. A decoder-only transformer in Hugging Face naming: embedding, layers of
+ * attention and gated feed-forward around one residual stream, final norm, head. What differs between architectures (which norms,
+ * biases, windows, rotary tables) is said in their own files.
+ *
+ * Buffers, one row per token: x carries the residual from layer to layer; everything else lives within a layer. q|k|v and gate|up are
+ * ranges of one wide buffer each, so fused and separate projections give the same plan. `hidden` serves the normalised input of a
+ * projection and, once that is consumed, the output that a post-norm still has to see.
+ */
+import type { Checkpoint } from '../checkpoint/types';
+import { LowbitError } from '../errors';
+import { PlanBuilder, columns } from '../graph/builder';
+import type { Plan, View } from '../graph/plan';
+import { type ConfigReader, LIMITS } from './config';
+import { type RopeRequest, readRope, resolveContext } from './rope';
+import { TensorResolver } from './tensors';
+
+/** What an architecture assumes where the configuration is silent. */
+export interface Traits {
+  /** Head width when head_dim is absent; undefined: hidden_size / num_attention_heads. */
+  readonly headDim?: number;
+  /** Base of the rotary frequencies, default 10000. */
+  readonly ropeTheta?: number;
+  /** Whether the head is the embedding when tie_word_embeddings is absent. Undefined: if there is no lm_head. */
+  readonly tied?: boolean;
+  /** Norm weights are stored as w of (1 + w). */
+  readonly normPlusOne?: boolean;
+}
+
+export interface PlanOptions {
+  /**
+   * The longest context that will be used, 1 .. what the model allows. Matters only where rotary tables depend on it (longrope, dynamic):
+   * without it those models run with the table of their trained length and Plan.maxSeqLen stops there.
+   */
+  readonly contextSize?: number | undefined;
+  /** Told at most once, when a GPTQ checkpoint's content contradicts its label and the content was believed. */
+  readonly onWarning?: ((message: string) => void) | undefined;
+}
+
+/** One file in this folder, one line in registry.ts. */
+export interface Architecture {
+  /** Plan.architecture. */
+  readonly name: string;
+  /** Values of model_type in config.json that mean this architecture. */
+  readonly modelTypes: readonly string[];
+  readonly traits: Traits;
+  readonly define: (model: Decoder) => void;
+}
+
+export interface DecoderShape {
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly nLayers: number;
+  readonly nHeads: number;
+  readonly nKvHeads: number;
+  readonly headDim: number;
+  readonly vocabSize: number;
+  readonly rmsNormEps: number;
+}
+
+export interface Bias {
+  /** A bias tensor is required. When false one is still used where a file format keeps it without saying so: see TensorResolver. */
+  readonly bias: boolean;
+}
+
+export interface AttentionOptions {
+  /** Of q k^T; default 1 / sqrt(headDim). */
+  readonly scale?: number;
+  /** 0, the default, is off. */
+  readonly softcap?: number;
+  /** 0, the default, sees everything. */
+  readonly window?: number;
+}
+
+export type LayerType = 'full_attention' | 'sliding_attention';
+
+const NO_BIAS: Bias = { bias: false };
+
+export class Decoder {
+  readonly shape: DecoderShape;
+  readonly maxSeqLen: number;
+  /** @internal */
+  readonly builder = new PlanBuilder();
+  /** @internal */
+  readonly tensors: TensorResolver;
+  private readonly x: View;
+  private readonly tied: boolean;
+  private embedding: number | undefined;
+  private logits: View | undefined;
+
+  constructor(
+    private readonly architecture: Architecture,
+    checkpoint: Checkpoint,
+    readonly config: ConfigReader,
+    options: PlanOptions,
+  ) {
+    this.shape = readShape(config, architecture.traits);
+    this.maxSeqLen = resolveContext(config, options.contextSize);
+    this.tensors = new TensorResolver(checkpoint, options.onWarning ?? (() => undefined));
+    this.tied = isTied(config, architecture.traits, checkpoint);
+    this.x = this.builder.buffer('x', this.shape.hiddenSize);
+  }
+
+  /** x = scale * E[token]. */
+  embed(scale = 1): void {
+    const { vocabSize, hiddenSize } = this.shape;
+    this.embedding = this.builder.weight({
+      name: 'model.embed_tokens',
+      n: vocabSize,
+      k: hiddenSize,
+      source: { kind: 'tensor', tensor: this.tensors.dense('model.embed_tokens.weight', [vocabSize, hiddenSize], 'matrix') },
+      role: 'embedding',
+    });
+    this.builder.embed(this.embedding, this.x, scale);
+    this.builder.endPrologue();
+  }
+
+  /** Adds a rotary table, for Layer.rope. `layerType` picks one where the configuration has several. */
+  rope(options: Pick<RopeRequest, 'layerType' | 'oldThetaKey'> & { readonly theta?: number } = {}): number {
+    const { theta = this.architecture.traits.ropeTheta ?? 10000, ...rest } = options;
+    return this.builder.rope(
+      readRope(this.config, { headDim: this.shape.headDim, defaultTheta: theta, contextSize: this.maxSeqLen, ...rest }),
+    );
+  }
+
+  layers(define: (layer: Layer, index: number) => void): void {
+    for (let index = 0; index < this.shape.nLayers; index++) {
+      define(new Layer(this, `model.layers.${index}.`, this.x), index);
+      this.builder.endBlock();
+    }
+  }
+
+  /** Final norm and head: logits = softcap(norm(x) W^T). Its buffers are its own, see PlanBuilder.finish. */
+  head(softcap = 0): void {
+    const { vocabSize, hiddenSize } = this.shape;
+    const normed = this.norm('model.norm', this.x, this.builder.buffer('final', hiddenSize), hiddenSize);
+    this.logits = this.builder.buffer('logits', vocabSize);
+    // A tied head is the embedding's own entry, so that memory holds it once.
+    const weight = this.tied && this.embedding !== undefined ? this.embedding : this.weight('lm_head', this.logits, normed, NO_BIAS, 'head');
+    this.builder.linear(normed, [{ weight, out: this.logits, accumulate: false }]);
+    if (softcap > 0) this.builder.softcap(this.logits, softcap);
+  }
+
+  /** Throws CORRUPT_FILE with every tensor that is missing, misshapen or unknown. */
+  finish(): Plan {
+    if (this.logits === undefined) throw new LowbitError('INTERNAL', `The definition of ${this.architecture.name} has no head`);
+    this.tensors.finish(this.architecture.name, this.tied ? ['lm_head.weight'] : []);
+    const { vocabSize, hiddenSize } = this.shape;
+    const header = { architecture: this.architecture.name, vocabSize, hiddenSize, maxSeqLen: this.maxSeqLen };
+    return this.builder.finish(header, this.x, this.logits);
+  }
+
+  /** @internal out = norm(input), `group` columns at a time. */
+  norm(name: string, input: View, out: View, group: number): View {
+    const vector = this.builder.vector({
+      name,
+      length: group,
+      tensor: this.tensors.dense(`${name}.weight`, [group], 'vector'),
+      ...(this.architecture.traits.normPlusOne && !this.tensors.normPlusOneStored ? { addend: 1 } : {}),
+    });
+    this.builder.rmsNorm(input, out, vector, group, this.shape.rmsNormEps);
+    return out;
+  }
+
+  /** @internal The matrix that maps `input` to `out`. */
+  weight(name: string, out: View, input: View, { bias }: Bias, role: 'linear' | 'head', heads?: number): number {
+    const ropeHeads = heads !== undefined && this.tensors.ropePermuted ? { ropeHeads: heads } : {};
+    const source = this.tensors.matrix(name, out.width, input.width);
+    const biasTensor = this.tensors.bias(name, out.width, bias, source.kind);
+    const vector = biasTensor !== undefined && { name: `${name}.bias`, length: out.width, tensor: biasTensor, ...ropeHeads };
+    return this.builder.weight({
+      name,
+      n: out.width,
+      k: input.width,
+      source,
+      role,
+      ...ropeHeads,
+      ...(vector ? { bias: this.builder.vector(vector) } : {}),
+    });
+  }
+}
+
+export class Layer {
+  private readonly builder: PlanBuilder;
+  private readonly hidden: View;
+
+  constructor(
+    private readonly model: Decoder,
+    private readonly prefix: string,
+    /** The residual stream. */
+    readonly x: View,
+  ) {
+    this.builder = model.builder;
+    this.hidden = this.builder.buffer('hidden', model.shape.hiddenSize);
+  }
+
+  /** Row norm; of x into a scratch buffer unless said otherwise. */
+  norm(name: string, input = this.x, out = this.hidden): View {
+    return this.model.norm(this.prefix + name, input, out, input.width);
+  }
+
+  /** Norm of every head by itself with one weight [headDim], in place. */
+  headNorm(name: string, view: View): View {
+    return this.model.norm(this.prefix + name, view, view, this.model.shape.headDim);
+  }
+
+  /** self_attn.{q,k,v}_proj of one input. */
+  qkv(input: View, bias = NO_BIAS): { readonly q: View; readonly k: View; readonly v: View } {
+    const { q, k, v } = this.qkvViews();
+    const { nHeads, nKvHeads } = this.model.shape;
+    this.builder.linear(input, [
+      this.output('self_attn.q_proj', q, input, bias, nHeads),
+      this.output('self_attn.k_proj', k, input, bias, nKvHeads),
+      this.output('self_attn.v_proj', v, input, bias),
+    ]);
+    return { q, k, v };
+  }
+
+  /** The same from one matrix with the rows of q, k and v in this order. */
+  fusedQkv(name: string, input: View): { readonly q: View; readonly k: View; readonly v: View } {
+    const { all, ...parts } = this.qkvViews();
+    this.builder.linear(input, [this.output(name, all, input, NO_BIAS)]);
+    return parts;
+  }
+
+  /** Rotates q and k in place. */
+  rope(table: number, ...views: readonly View[]): void {
+    for (const view of views) this.builder.rotate(view, this.model.shape.headDim, table);
+  }
+
+  attention({ q, k, v }: { readonly q: View; readonly k: View; readonly v: View }, options: AttentionOptions = {}): View {
+    const { nHeads, nKvHeads, headDim } = this.model.shape;
+    const { scale = 1 / Math.sqrt(headDim), softcap = 0, window = 0 } = options;
+    const out = this.builder.buffer('attention', q.width);
+    this.builder.attention({ q, k, v, out, nHeads, nKvHeads, headDim, scale, softcap, window });
+    return out;
+  }
+
+  /** mlp.{gate,up}_proj of one input, then activation(gate) * up. */
+  glu(input: View, activation: 'silu' | 'gelu_tanh', bias = NO_BIAS): View {
+    const { all, gate, up } = this.gluViews();
+    this.builder.linear(input, [this.output('mlp.gate_proj', gate, input, bias), this.output('mlp.up_proj', up, input, bias)]);
+    return this.gated(all, activation);
+  }
+
+  /** The same from one matrix with the rows of gate first. */
+  fusedGlu(name: string, input: View, activation: 'silu' | 'gelu_tanh'): View {
+    const { all } = this.gluViews();
+    this.builder.linear(input, [this.output(name, all, input, NO_BIAS)]);
+    return this.gated(all, activation);
+  }
+
+  /** x += input W^T + bias. */
+  addProjection(name: string, input: View, bias = NO_BIAS): void {
+    this.builder.linear(input, [{ ...this.output(name, this.x, input, bias), accumulate: true }]);
+  }
+
+  /** x += norm(input W^T + bias): where a norm sits between a projection and the residual. */
+  addNormedProjection(name: string, norm: string, input: View, bias = NO_BIAS): void {
+    this.builder.linear(input, [this.output(name, this.hidden, input, bias)]);
+    this.builder.add(this.x, this.norm(norm, this.hidden, this.hidden), this.x);
+  }
+
+  private qkvViews(): { readonly all: View; readonly q: View; readonly k: View; readonly v: View } {
+    const { nHeads, nKvHeads, headDim } = this.model.shape;
+    const qWidth = nHeads * headDim;
+    const kvWidth = nKvHeads * headDim;
+    const all = this.builder.buffer('qkv', qWidth + 2 * kvWidth);
+    return { all, q: columns(all, 0, qWidth), k: columns(all, qWidth, kvWidth), v: columns(all, qWidth + kvWidth, kvWidth) };
+  }
+
+  private gluViews(): { readonly all: View; readonly gate: View; readonly up: View } {
+    const width = this.model.shape.intermediateSize;
+    const all = this.builder.buffer('gate_up', 2 * width);
+    return { all, gate: columns(all, 0, width), up: columns(all, width, width) };
+  }
+
+  private gated(all: View, activation: 'silu' | 'gelu_tanh'): View {
+    const width = all.width / 2;
+    const out = this.builder.buffer('gated', width);
+    this.builder.glu(columns(all, 0, width), columns(all, width, width), out, activation);
+    return out;
+  }
+
+  private output(name: string, out: View, input: View, bias: Bias, heads?: number) {
+    return { weight: this.model.weight(this.prefix + name, out, input, bias, 'linear', heads), out, accumulate: false };
+  }
+}
+
+function readShape(config: ConfigReader, traits: Traits): DecoderShape {
+  const hiddenSize = config.integer('hidden_size', LIMITS.hiddenSize);
+  const nHeads = config.integer('num_attention_heads', LIMITS.heads);
+  const nKvHeads = config.integer('num_key_value_heads', LIMITS.heads, nHeads);
+  if (nHeads % nKvHeads !== 0) throw config.expected(`divisor of num_attention_heads (${nHeads})`, 'num_key_value_heads', nKvHeads);
+  if (!config.has('head_dim') && traits.headDim === undefined && hiddenSize % nHeads !== 0) {
+    throw config.expected(`divisor of hidden_size (${hiddenSize}), as there is no head_dim,`, 'num_attention_heads', nHeads);
+  }
+  const headDim = config.integer('head_dim', LIMITS.headDim, traits.headDim ?? hiddenSize / nHeads);
+  if (headDim % 2 !== 0) throw config.expected('even integer, as rotary positions turn pairs,', 'head_dim', headDim);
+  return {
+    hiddenSize,
+    intermediateSize: config.integer('intermediate_size', LIMITS.intermediateSize),
+    nLayers: config.integer('num_hidden_layers', LIMITS.layers),
+    nHeads,
+    nKvHeads,
+    headDim,
+    vocabSize: config.integer('vocab_size', LIMITS.vocabSize),
+    rmsNormEps: config.number('rms_norm_eps', { min: 1e-12, max: 1 }),
+  };
+}
+
+function isTied(config: ConfigReader, traits: Traits, checkpoint: Checkpoint): boolean {
+  const hasHead = checkpoint.find('lm_head.weight') !== undefined || checkpoint.find('lm_head.qweight') !== undefined;
+  // GGUF has no key for it: a file without a head is tied.
+  if (checkpoint.kind === 'gguf') return !hasHead;
+  return config.boolean('tie_word_embeddings', traits.tied ?? !hasHead);
+}
+
+/** hidden_act (or `key`) as the glu op names it. Throws UNSUPPORTED for others. */
+export function readActivation(config: ConfigReader, key = 'hidden_act', fallback = 'silu'): 'silu' | 'gelu_tanh' {
+  const name = config.string(key, fallback);
+  if (name === 'silu') return 'silu';
+  if (name === 'gelu_pytorch_tanh') return 'gelu_tanh';
+  throw config.unsupported(key, 'this version knows silu and gelu_pytorch_tanh');
+}
+
+/**
+ * The attention window of every layer, 0 = full: from layer_types, or `typeOf` where the configuration has none. A sliding layer needs
+ * sliding_window, `defaultWindow` when the key is absent.
+ */
+export function readWindows(model: Decoder, typeOf: (index: number) => LayerType, defaultWindow?: number): readonly number[] {
+  const { config } = model;
+  const length = model.shape.nLayers;
+  const types =
+    config.choices<LayerType>('layer_types', length, ['full_attention', 'sliding_attention']) ?? Array.from({ length }, (_, i) => typeOf(i));
+  return types.map((type) => (type === 'full_attention' ? 0 : config.integer('sliding_window', LIMITS.context, defaultWindow)));
+}

@@ -1,0 +1,95 @@
+/**
+ * models: what a plan says about its model, for `lowbit inspect` and for the quantisation pipeline. Reads no weight data.
+ */
+import type { Checkpoint } from '../checkpoint/types';
+import type { Plan, Weight } from '../graph/plan';
+
+export interface ModelSummary {
+  readonly architecture: string;
+  readonly layers: number;
+  readonly hiddenSize: number;
+  readonly nHeads: number;
+  readonly nKvHeads: number;
+  readonly headDim: number;
+  readonly vocabSize: number;
+  /** Tokens, see Plan.maxSeqLen. */
+  readonly contextLength: number;
+  /** Weights and vectors; a tied head counts once. */
+  readonly parameters: number;
+  /** Bytes of the tensors the plan uses, as the files store them. */
+  readonly storedBytes: number;
+  /** storedBytes * 8 / parameters. */
+  readonly bitsPerWeight: number;
+  /** How the decoder linears are stored, most frequent first: "BF16", "GPTQ 4 bit, group 128", "Q4_K + Q6_K". */
+  readonly quantization: string;
+  readonly tiedHead: boolean;
+}
+
+export function modelSummary(plan: Plan, checkpoint: Checkpoint): ModelSummary {
+  const attention = plan.ops.find((op) => op.op === 'attention');
+  const bytes = (tensor: number | undefined): number => (tensor === undefined ? 0 : (checkpoint.tensors[tensor]?.bytes ?? 0));
+  const parameters = sum(plan.weights.map(({ n, k }) => n * k)) + sum(plan.vectors.map(({ length }) => length));
+  const storedBytes = sum([...plan.weights.flatMap(tensorsOf), ...plan.vectors.map(({ tensor }) => tensor)].map(bytes));
+  return {
+    architecture: plan.architecture,
+    layers: plan.blocks.length,
+    hiddenSize: plan.hiddenSize,
+    nHeads: attention?.nHeads ?? 0,
+    nKvHeads: attention?.nKvHeads ?? 0,
+    headDim: attention?.headDim ?? 0,
+    vocabSize: plan.vocabSize,
+    contextLength: plan.maxSeqLen,
+    parameters,
+    storedBytes,
+    bitsPerWeight: (storedBytes * 8) / parameters,
+    quantization: storage(plan, checkpoint),
+    tiedHead: !plan.weights.some(({ role }) => role === 'head'),
+  };
+}
+
+/** The weights of one linear op: they share an input, so one Hessian serves all of them. */
+export interface LinearGroup {
+  /** Index into Plan.blocks. */
+  readonly block: number;
+  /** Index into Plan.ops. */
+  readonly op: number;
+  /** Indices into Plan.weights, in the order of the op's outputs. */
+  readonly weights: readonly number[];
+}
+
+/** The decoder linears of a plan in the order they run. Embedding and head are not among them. */
+export function quantizableWeights(plan: Plan): readonly LinearGroup[] {
+  return plan.blocks.flatMap(({ begin, end }, block) =>
+    plan.ops.slice(begin, end).flatMap((op, index): readonly LinearGroup[] => {
+      if (op.op !== 'linear') return [];
+      const weights = op.outputs.map(({ weight }) => weight).filter((weight) => plan.weights[weight]?.role === 'linear');
+      return weights.length > 0 ? [{ block, op: begin + index, weights }] : [];
+    }),
+  );
+}
+
+function tensorsOf({ source }: Weight): readonly number[] {
+  if (source.kind === 'tensor') return [source.tensor];
+  return [source.qweight, source.qzeros, source.scales, ...(source.gIdx === undefined ? [] : [source.gIdx])];
+}
+
+/** Distinct storage kinds of the linears, by falling number of parameters. */
+function storage(plan: Plan, checkpoint: Checkpoint): string {
+  const linears = plan.weights.filter(({ role }) => role === 'linear');
+  const groupSizes = new Set(linears.flatMap(({ source }) => (source.kind === 'gptq' ? [source.groupSize] : [])));
+  // Group sizes are resolved: where the group was the whole row, they differ and each is its weight's k.
+  const wholeRows = groupSizes.size > 1 && linears.every(({ source, k }) => source.kind !== 'gptq' || source.groupSize === k);
+  const totals = new Map<string, number>();
+  for (const { source, n, k } of linears) {
+    const kind =
+      source.kind === 'gptq'
+        ? `GPTQ ${source.bits} bit, ${wholeRows ? 'group = row' : `group ${source.groupSize}`}`
+        : (checkpoint.tensors[source.tensor]?.dtype ?? 'unknown');
+    totals.set(kind, (totals.get(kind) ?? 0) + n * k);
+  }
+  return [...totals].sort(([, a], [, b]) => b - a).map(([kind]) => kind).join(' + ');
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}

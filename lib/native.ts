@@ -1,0 +1,231 @@
+/**
+ * The only door to the native engine: finds, loads and explains the binary, and states its interface.
+ *
+ * Every function of the binding checks again what memory safety needs; meaning is checked by the callers in lib/.
+ * Handles are opaque. Long calls return promises, run on the engine's threads and never block the event loop.
+ */
+import path from 'node:path';
+import { LowbitError, type LowbitErrorCode } from './errors';
+import type { Plan } from './graph/plan';
+import type { TensorEntry } from './checkpoint/types';
+
+declare const brand: unique symbol;
+/** Opaque native objects; freed by the dispose functions below, or by the garbage collector as a last resort. */
+export type ModelHandle = { readonly [brand]: 'model' };
+export type ContextHandle = { readonly [brand]: 'context' };
+export type CalibrationHandle = { readonly [brand]: 'calibration' };
+export type CancelHandle = { readonly [brand]: 'cancel' };
+
+/** What every long call takes. */
+export interface JobControl {
+  readonly cancel?: CancelHandle;
+  /** Called on the JS thread, at most about 20 times a second and once at the end. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface ModelSpec {
+  readonly files: readonly string[];
+  readonly tensors: readonly TensorEntry[];
+  readonly plan: Plan;
+  readonly precision: 'exact' | 'fast';
+  /** Threads including the engine's own; 0 = usable physical cores. */
+  readonly threads: number;
+}
+
+export interface ModelInfo {
+  readonly weightBytes: number; // packed bytes in memory
+  readonly storedBytes: number; // as a file stores them, embedding and norms included
+  readonly parameters: number;
+  readonly isa: string;
+  readonly threads: number;
+}
+
+export interface ContextSpec {
+  readonly contextSize: number; // tokens per sequence, >= 1
+  readonly sequences: number; // >= 1
+  readonly kvType: 'f16' | 'f32';
+}
+
+/** One native call per step. */
+export interface StepSpec {
+  readonly sequence: number;
+  /** Appended to the sequence; at least 1. */
+  readonly tokens: Int32Array;
+  /** Sample the next token from the last row's logits. Absent: no sampling (result.token = -1). */
+  readonly sample?: SampleSpec;
+  /** Receives log p(targets[i] | ...) of row `from + i` of this step; length = number of rows from `from` on. */
+  readonly score?: { readonly from: number; readonly targets: Int32Array; readonly out: Float64Array };
+  /** Receives logits of rows [from, tokens.length), row-major [rows, vocabSize]. */
+  readonly logits?: { readonly from: number; readonly out: Float32Array };
+}
+
+export interface SampleSpec {
+  readonly temperature: number; // <= 0: greedy, lowest id on ties
+  readonly topK: number; // 0 = off
+  readonly topP: number; // 1 = off
+  readonly minP: number; // 0 = off
+  readonly repeatPenalty: number; // 1 = off
+  readonly repeatLastN: number; // tokens of the sequence looked back at, -1 = all
+  readonly seed: bigint; // counter-based: draws depend only on (seed, position)
+}
+
+export interface StepResult {
+  readonly token: number;
+}
+
+export interface CalibrationSpec {
+  /** Samples back to back; sample s is tokens[offsets[s] .. offsets[s+1]). */
+  readonly tokens: Int32Array;
+  readonly offsets: Int32Array;
+}
+
+/** State before one linear op of the current block, with its Hessian accumulated. */
+export interface CalibrationStop {
+  readonly block: number;
+  /** Weights of the plan that read this input, in plan order; empty at the end of a block. */
+  readonly weights: readonly number[];
+  readonly tokens: number;
+  readonly droppedRows: number;
+  /** True at the end of the last block: nothing is left to run. */
+  readonly finished: boolean;
+}
+
+export interface SolveOptions {
+  readonly method: string; // a name of cpp/quantize/methods.def
+  readonly bits: number;
+  readonly groupSize: number; // -1 = whole row
+  readonly sym: boolean;
+  readonly descAct: boolean;
+  readonly staticGroups: boolean;
+  readonly actGroupAware: boolean;
+  readonly mse: number;
+  readonly dampPercent: number;
+  readonly dampAutoIncrement: number;
+  readonly blockSize: number;
+  readonly minTokens: number;
+  /** What the stored zero points are less by: 1 writes v1 words ("gptq"), 0 writes v2 words ("gptq_v2"). */
+  readonly zeroOffset: 0 | 1;
+}
+
+export interface SolveResult {
+  readonly weight: number;
+  readonly n: number;
+  readonly k: number;
+  readonly bits: number;
+  readonly groupSize: number; // resolved
+  readonly sym: boolean;
+  readonly error: number; // relative, see cpp/quantize/method.h
+  readonly dampPercent: number;
+  readonly deadColumns: number;
+  readonly seconds: number;
+  readonly fallbacks: readonly string[];
+  /** GPTQ tensors ready to write: qweight I32 [k*bits/32, n], qzeros I32 [groups, n*bits/32], scales F16 [groups, n], gIdx I32 [k]. */
+  readonly qweight: Int32Array;
+  readonly qzeros: Int32Array;
+  readonly scales: Uint16Array;
+  readonly gIdx: Int32Array;
+}
+
+export interface NativeBinding {
+  /** {isa candidates with reasons, cpu name, usable cores, memory in use by class} */
+  engineInfo(): EngineInfo;
+  createCancel(): CancelHandle;
+  cancel(handle: CancelHandle): void;
+
+  loadModel(spec: ModelSpec, control: JobControl): Promise<ModelHandle>;
+  modelInfo(model: ModelHandle): ModelInfo;
+  /** Waits for running jobs, then frees. Idempotent. Contexts of the model must be disposed first (INVALID_ARGUMENT otherwise). */
+  disposeModel(model: ModelHandle): Promise<void>;
+
+  createContext(model: ModelHandle, spec: ContextSpec): Promise<ContextHandle>;
+  disposeContext(context: ContextHandle): Promise<void>;
+  /** Tokens now in the sequence. */
+  sequenceLength(context: ContextHandle, sequence: number): number;
+  /** Drops tokens from position `length` on. */
+  truncate(context: ContextHandle, sequence: number, length: number): void;
+  step(context: ContextHandle, spec: StepSpec, control: JobControl): Promise<StepResult>;
+
+  /**
+   * Calibration of an exact-precision model, block by block, true-sequential: each linear's Hessian is accumulated from inputs that
+   * already passed through the quantised linears before it.
+   */
+  createCalibration(model: ModelHandle, spec: CalibrationSpec, control: JobControl): Promise<CalibrationHandle>;
+  /** Runs all samples up to the next linear op (or the end of the block) and accumulates its Hessian; skipHessian for methods without. */
+  calibrationAdvance(calibration: CalibrationHandle, options: { readonly hessian: boolean }, control: JobControl): Promise<CalibrationStop>;
+  /** Quantises weights of the current stop (all cores), replaces them in the model by their quantised form. */
+  calibrationSolve(calibration: CalibrationHandle, jobs: readonly { readonly weight: number; readonly options: SolveOptions }[], control: JobControl): Promise<readonly SolveResult[]>;
+  disposeCalibration(calibration: CalibrationHandle): Promise<void>;
+
+  /** A weight as bf16 [n, k] row-major in Hugging Face row order, for writers whose source is not a dense file. */
+  exportWeight(model: ModelHandle, weight: number, control: JobControl): Promise<Uint16Array>;
+  /** A vector as the engine holds it: f32 [length], addend included. */
+  exportVector(model: ModelHandle, vector: number): Float32Array;
+
+  /** Solves one weight without calibration data (method "rtn"). */
+  solveWeight(model: ModelHandle, weight: number, options: SolveOptions, control: JobControl): Promise<SolveResult>;
+}
+
+export interface EngineInfo {
+  readonly version: string;
+  readonly cpu: string;
+  readonly usableCores: number;
+  /** Fastest first; the first usable one runs unless LOWBIT_ISA forces another. */
+  readonly isa: readonly { readonly name: string; readonly usable: boolean; readonly reason: string }[];
+  readonly chosenIsa: string;
+  readonly memory: { readonly weights: number; readonly kvCache: number; readonly scratch: number };
+}
+
+let loaded: NativeBinding | undefined;
+
+/** Loads the engine on first use. Throws NO_BINARY with what to do when no binary fits this platform. */
+export function native(): NativeBinding {
+  if (loaded === undefined) {
+    try {
+      // eslint-disable-next-line @typescript-eslint/no-require-imports
+      loaded = require('node-gyp-build')(path.join(__dirname, '..')) as NativeBinding;
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
+      throw new LowbitError(
+        'NO_BINARY',
+        `No native lowbit binary for ${process.platform}-${process.arch} (${reason}). Install a release that ships one for this platform, or build from source: clone the repository and run npm install with a C++ compiler and cmake present.`,
+        { platform: process.platform, arch: process.arch },
+        { cause },
+      );
+    }
+  }
+  return loaded;
+}
+
+/** Native failures arrive as plain objects {code, message}; this makes them LowbitErrors. */
+export function toLowbitError(reason: unknown): LowbitError {
+  if (reason instanceof LowbitError) return reason;
+  if (typeof reason === 'object' && reason !== null && 'code' in reason && 'message' in reason) {
+    return new LowbitError(String(reason.code) as LowbitErrorCode, String(reason.message));
+  }
+  return new LowbitError('INTERNAL', `Unexpected failure: ${String(reason)}`, {}, { cause: reason });
+}
+
+/** Runs a native call under an AbortSignal: abort cancels the job, and the promise rejects with CANCELLED. */
+export async function runJob<T>(
+  options: { readonly signal?: AbortSignal | undefined; readonly onProgress?: ((done: number, total: number) => void) | undefined },
+  call: (control: JobControl) => Promise<T>,
+): Promise<T> {
+  const { signal, onProgress } = options;
+  throwIfAborted(signal);
+  const binding = native();
+  const cancel = signal ? binding.createCancel() : undefined;
+  const onAbort = cancel ? () => binding.cancel(cancel) : undefined;
+  if (onAbort) signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await call({ ...(cancel ? { cancel } : {}), ...(onProgress ? { onProgress } : {}) });
+  } catch (reason) {
+    throw toLowbitError(reason);
+  } finally {
+    if (onAbort) signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** CANCELLED with the signal's reason as cause. */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new LowbitError('CANCELLED', 'The operation was aborted', {}, { cause: signal.reason });
+}

@@ -1,0 +1,94 @@
+/**
+ * lib/quantize: the JSON that makes a directory a GPTQ checkpoint: quantization_config, in config.json and as quantize_config.json.
+ * Keys are those that GPTQModel writes and transformers and vLLM read. This file makes text; sidefiles.ts writes it.
+ */
+import { LowbitError } from '../errors';
+import type { CheckpointFormat } from './layout';
+import type { ResolvedOptions } from './options';
+
+export function quantizationConfig(options: ResolvedOptions, checkpointFormat: CheckpointFormat, version: string): Record<string, unknown> {
+  const { settings, method } = options;
+  const dynamic = options.dynamic.toConfig();
+  const gptqOnly = {
+    damp_percent: settings.dampPercent,
+    damp_auto_increment: settings.dampAutoIncrement,
+    static_groups: settings.staticGroups,
+    true_sequential: true,
+    act_group_aware: settings.actGroupAware && !settings.descAct,
+  };
+  return {
+    bits: settings.bits,
+    group_size: settings.groupSize,
+    desc_act: method === 'gptq' && settings.descAct,
+    sym: settings.sym,
+    lm_head: false,
+    quant_method: 'gptq',
+    method: 'gptq',
+    checkpoint_format: checkpointFormat,
+    format: checkpointFormat,
+    pack_dtype: 'int32',
+    ...(dynamic && { dynamic }),
+    meta: { quantizer: [`lowbit:${version}`], mse: settings.mse, ...(method === 'gptq' ? gptqOnly : { algorithm: 'rtn' }) },
+  };
+}
+
+/**
+ * config.json with quantization_config, every other character as it was: parsing and printing again would turn 10000.0 into 10000, and
+ * readers that check types refuse an integer where they expect a float.
+ */
+export function addToConfigText(text: string, quantization: Record<string, unknown>, file: string): string {
+  const end = text.lastIndexOf('}');
+  const body = text.slice(0, Math.max(end, 0)).trimEnd();
+  const value = indent(JSON.stringify(quantization, null, 2));
+  const added = `${body}${body.endsWith('{') ? '' : ','}\n  "quantization_config": ${value}\n}\n`;
+  try {
+    JSON.parse(added);
+  } catch (cause) {
+    throw new LowbitError('CORRUPT_FILE', `${file} is not a JSON object: ${(cause as Error).message}`, { file }, { cause });
+  }
+  return added;
+}
+
+/** config.json from parsed keys, for sources without such a file. */
+export function configText(config: Readonly<Record<string, unknown>>, quantization: Record<string, unknown>): string {
+  return `${printJson({ ...config, quantization_config: quantization })}\n`;
+}
+
+/** Keys whose value is a float in the configuration classes of transformers, which check types. */
+const floatKeys = new Set([
+  'attention_dropout',
+  'attention_factor',
+  'attn_logit_softcapping',
+  'beta_fast',
+  'beta_slow',
+  'factor',
+  'final_logit_softcapping',
+  'high_freq_factor',
+  'initializer_range',
+  'low_freq_factor',
+  'partial_rotary_factor',
+  'rms_norm_eps',
+  'rope_local_base_freq',
+  'rope_theta',
+]);
+
+/** JSON with two spaces; whole numbers under floatKeys keep their ".0". */
+function printJson(value: unknown, key = '', depth = 0): string {
+  const pad = '  '.repeat(depth + 1);
+  const close = '  '.repeat(depth);
+  if (Array.isArray(value)) {
+    if (value.length === 0) return '[]';
+    return `[\n${value.map((item) => pad + printJson(item, '', depth + 1)).join(',\n')}\n${close}]`;
+  }
+  if (typeof value === 'object' && value !== null) {
+    const entries = Object.entries(value).filter(([, item]) => item !== undefined);
+    if (entries.length === 0) return '{}';
+    return `{\n${entries.map(([name, item]) => `${pad}${JSON.stringify(name)}: ${printJson(item, name, depth + 1)}`).join(',\n')}\n${close}}`;
+  }
+  if (typeof value === 'number' && Number.isInteger(value) && floatKeys.has(key)) return value.toFixed(1);
+  return JSON.stringify(value);
+}
+
+function indent(text: string): string {
+  return text.replace(/\n/g, '\n  ');
+}

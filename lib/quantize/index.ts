@@ -1,0 +1,128 @@
+/**
+ * lib/quantize: the pipeline. check everything -> load -> calibrate and solve, stop by stop -> write -> report.
+ * Holds no numerics: the engine computes, lib/checkpoint writes files.
+ */
+import { readFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { SafetensorsWriter, withAtomicDirectory } from '../checkpoint';
+import { LowbitError } from '../errors';
+import { native, runJob, toLowbitError, type ModelHandle } from '../native';
+import { quantizationConfig } from './config';
+import type { QuantizeOptions } from './options';
+import { prepare, type Prepared } from './preflight';
+import { ProgressTracker } from './progress';
+import { RunRecord, modelName, reportText, type QuantizeReport } from './report';
+import { writeSideFiles } from './sidefiles';
+import { solveCalibrated, solveUncalibrated, totalWork, type SolveRun } from './solve';
+import { fileBytes, writeDense, writeSolved } from './write';
+
+export type { CalibrationMessage, CalibrationSource, QuantizeMethod, QuantizeOptions, QuantizeProgress } from './options';
+export type { DynamicOverrides, DynamicRules } from './dynamic';
+export type { SolveSettings } from './settings';
+export type { LinearReport, QuantizeReport } from './report';
+
+/**
+ * Quantises the decoder linears of a model and writes a Hugging Face GPTQ checkpoint, which lowbit, GPTQModel, transformers and vLLM load.
+ *
+ * @example
+ * const report = await quantize({ model: 'path/to/model', output: 'model-4bit', calibration: { file: 'text.txt' } });
+ * console.log(report.totals.bitsPerWeight, report.fallbacks);
+ * @throws {LowbitError} INVALID_ARGUMENT and others before any work, with all problems in details.problems; UNSUPPORTED, CORRUPT_FILE, IO for
+ *   the model; OUT_OF_MEMORY; CANCELLED. In every case no output is left behind
+ */
+export async function quantize(options: QuantizeOptions): Promise<QuantizeReport> {
+  const prepared = await prepare(options);
+  const abort = new AbortController();
+  const { signal } = prepared.options;
+  const forward = (): void => abort.abort(signal?.reason);
+  if (signal?.aborted) forward();
+  signal?.addEventListener('abort', forward, { once: true });
+  let failure: unknown;
+  /** The engine calls back from its own threads' queue, where nobody could catch: the first failure ends the run and is thrown below. */
+  const report = (event: Parameters<NonNullable<QuantizeOptions['onProgress']>>[0]): void => {
+    if (abort.signal.aborted) return;
+    try {
+      prepared.options.onProgress?.(event);
+    } catch (thrown) {
+      failure = { thrown };
+      abort.abort(thrown);
+    }
+  };
+  try {
+    return await run(prepared, abort.signal, report);
+  } catch (reason) {
+    if (failure !== undefined) throw (failure as { readonly thrown: unknown }).thrown;
+    throw reason;
+  } finally {
+    signal?.removeEventListener('abort', forward);
+  }
+}
+
+async function run(prepared: Prepared, signal: AbortSignal, onProgress: NonNullable<QuantizeOptions['onProgress']>): Promise<QuantizeReport> {
+  const { options, checkpoint, plan, selection, samples, checkpointFormat } = prepared;
+  const record = new RunRecord(prepared.warnings);
+  const work = totalWork(plan, selection.targets, samples?.tokens.length);
+  const progress = new ProgressTracker(work, plan.blocks.length, onProgress, () => record.error);
+  const version = packageVersion();
+  const tied = !plan.weights.some(({ role }) => role === 'head');
+
+  const write = async (directory: string): Promise<QuantizeReport> => {
+    const model = await record.timed('load', () => load(prepared, signal, progress));
+    const writer = new SafetensorsWriter(directory, { maxShardBytes: options.maxShardBytes });
+    try {
+      const sink: SolveRun['sink'] = (target, result) => writeSolved(writer, target, result);
+      const solveRun: SolveRun = { model, plan, targets: selection.targets, checkpointFormat, record, progress, signal, sink };
+      await (samples ? solveCalibrated(solveRun, samples) : solveUncalibrated(solveRun));
+      const bytesAfter = await record.timed('write', async () => {
+        const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
+        await writeDense(writer, prepared.dense, { checkpoint, model, signal, onProgress: onBytes });
+        const files = await writer.finish();
+        await writeSideFiles(directory, checkpoint, prepared.sideFiles, quantizationConfig(options, checkpointFormat, version), tied);
+        return fileBytes(directory, files);
+      });
+      const { isa, threads } = native().modelInfo(model);
+      const report = record.finish({
+        lowbit: { version, cpu: native().engineInfo().cpu, isa, threads },
+        model: { name: modelName(checkpoint.path), kind: checkpoint.kind, architecture: plan.architecture },
+        options,
+        checkpointFormat,
+        samples,
+        skipped: selection.skipped,
+        parameters: prepared.parameters,
+        bytesBefore: prepared.bytesBefore,
+        bytesAfter,
+      });
+      await writeFile(path.join(directory, 'lowbit_report.json'), reportText(report));
+      return report;
+    } catch (reason) {
+      await writer.abort();
+      throw reason;
+    } finally {
+      await dispose(model);
+    }
+  };
+  return withAtomicDirectory(options.output, write, { overwrite: options.overwrite, signal });
+}
+
+function load({ options, checkpoint, plan }: Prepared, signal: AbortSignal, progress: ProgressTracker): Promise<ModelHandle> {
+  const { files, tensors } = checkpoint;
+  const onProgress = (done: number, total: number): void => progress.load(total > 0 ? done / total : 1);
+  return runJob({ signal, onProgress }, (control) => native().loadModel({ files, tensors, plan, precision: 'exact', threads: options.threads }, control));
+}
+
+async function dispose(model: ModelHandle): Promise<void> {
+  try {
+    await native().disposeModel(model);
+  } catch (reason) {
+    throw toLowbitError(reason);
+  }
+}
+
+/** Of the package this file belongs to; lib/ and dist/ lie equally deep. */
+function packageVersion(): string {
+  const file = path.join(__dirname, '..', '..', 'package.json');
+  const { version } = JSON.parse(readFileSync(file, 'utf8')) as { readonly version?: unknown };
+  if (typeof version !== 'string') throw new LowbitError('INTERNAL', `${file} has no version`);
+  return version;
+}

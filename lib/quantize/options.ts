@@ -1,0 +1,192 @@
+/**
+ * lib/quantize: what quantize() takes, checked and completed with defaults.
+ * This file knows options only; what depends on the model is checked in preflight.ts.
+ */
+import path from 'node:path';
+import { LowbitError, invalidArgument } from '../errors';
+import { abortSignal, boolean, callback, integer, oneOf, pathString, type Rule } from '../options';
+import { DynamicTable, type DynamicRules } from './dynamic';
+import { checkEach, defaultSettings, settingRules, type SolveSettings } from './settings';
+
+export type QuantizeMethod = 'gptq' | 'rtn';
+
+/** One message of a conversation, for calibration with chats. */
+export interface CalibrationMessage {
+  readonly role: string;
+  readonly content: string;
+}
+
+/**
+ * Calibration data:
+ * - a text, or `{ file }` with one in UTF-8: tokenised as a whole and cut from its start into windows of calibrationLength tokens;
+ * - several texts: one sample each, cut to calibrationLength;
+ * - token ids: one sample each, cut to calibrationLength;
+ * - conversations: one sample each, through the model's chat template, cut to calibrationLength.
+ */
+export type CalibrationSource =
+  | string
+  | { readonly file: string }
+  | readonly string[]
+  | readonly (readonly number[])[]
+  | readonly Int32Array[]
+  | readonly (readonly CalibrationMessage[])[];
+
+export interface QuantizeProgress {
+  readonly phase: 'load' | 'calibrate' | 'solve' | 'write';
+  /** Decoder block being worked on, from 0; -1 outside the blocks. */
+  readonly block: number;
+  readonly blocks: number;
+  /** Linears being solved, or just solved; empty in other phases. */
+  readonly weights: readonly string[];
+  /** Of the whole run, 0 to 1, never falling. */
+  readonly fraction: number;
+  /** Mean relative error of the linears solved so far; undefined before the first. */
+  readonly error: number | undefined;
+}
+
+export interface QuantizeOptions extends Partial<SolveSettings> {
+  /** A Hugging Face directory or a .gguf file. */
+  readonly model: string;
+  /** Directory to create. Nothing appears there unless the run succeeds. */
+  readonly output: string;
+  /** 'gptq' (needs calibration) or 'rtn', plain rounding. Default 'gptq'. */
+  readonly method?: QuantizeMethod;
+  /** Layout of the output: Hugging Face GPTQ checkpoint. Default 'gptq'. */
+  readonly format?: 'gptq';
+  /** Required for 'gptq', unused by 'rtn'. */
+  readonly calibration?: CalibrationSource;
+  /** Samples to use at most, 1 to 1,000,000. Default 128. */
+  readonly calibrationSamples?: number;
+  /** Tokens per sample, 16 to 32,768 and at most the context length of the model. Default 512. */
+  readonly calibrationLength?: number;
+  /** Settings for single linears by regular expression, or false to leave them dense. */
+  readonly dynamic?: DynamicRules;
+  /** The output head stays dense; true is UNSUPPORTED. */
+  readonly lmHead?: false;
+  /** Threads including the engine's own, 1 to 256. Default: the physical cores this process may use. */
+  readonly threads?: number;
+  /** Replace an existing output directory. Default false. */
+  readonly overwrite?: boolean;
+  /** Largest size of one .safetensors file in bytes, 65,536 or more. Default 4 GiB. A larger tensor has a file of its own. */
+  readonly maxShardBytes?: number;
+  /** Called on every step and while long steps run. */
+  readonly onProgress?: (event: QuantizeProgress) => void;
+  /** Ends the run: the promise rejects with CANCELLED and nothing is left behind. */
+  readonly signal?: AbortSignal;
+}
+
+/** Options after checks, with defaults. */
+export interface ResolvedOptions {
+  readonly model: string;
+  readonly output: string; // absolute
+  readonly method: QuantizeMethod;
+  readonly format: 'gptq';
+  readonly settings: SolveSettings;
+  readonly calibration: CalibrationSource | undefined;
+  readonly calibrationSamples: number;
+  readonly calibrationLength: number;
+  readonly dynamic: DynamicTable;
+  readonly threads: number; // 0 = all usable physical cores
+  readonly overwrite: boolean;
+  readonly maxShardBytes: number;
+  readonly onProgress: ((event: QuantizeProgress) => void) | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+const calibration: Rule<CalibrationSource> = (option, value) => {
+  if (isCalibrationSource(value)) return value as CalibrationSource;
+  throw invalidArgument(option, 'a text, { file }, or an array of texts, token ids or conversations', value);
+};
+
+const lmHead: Rule<false> = (option, value) => {
+  const wanted = boolean(option, value);
+  if (!wanted) return wanted;
+  throw new LowbitError('UNSUPPORTED', 'lmHead: true is not supported: the output head stays dense, because only decoder blocks are calibrated', { option });
+};
+
+/** Every option of quantize() except `dynamic`, whose rules are many problems at once (dynamic.ts). */
+const spec = {
+  model: pathString,
+  output: pathString,
+  method: oneOf('gptq', 'rtn'),
+  format: oneOf('gptq'),
+  ...settingRules,
+  calibration,
+  calibrationSamples: integer(1, 1_000_000),
+  calibrationLength: integer(16, 32_768),
+  dynamic: ((_option, value) => value) as Rule<unknown>,
+  lmHead,
+  threads: integer(1, 256),
+  overwrite: boolean,
+  maxShardBytes: integer(65_536, 2 ** 50),
+  onProgress: callback<(event: QuantizeProgress) => void>(),
+  signal: abortSignal,
+};
+
+/** Checks every option and appends a problem for each bad one. Undefined when there is any. */
+export function resolveOptions(options: unknown, problems: LowbitError[]): ResolvedOptions | undefined {
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    problems.push(invalidArgument('the options of quantize', 'object', options));
+    return undefined;
+  }
+  const before = problems.length;
+  const checked = checkEach('quantize', options, spec, problems);
+  const given = options as Partial<QuantizeOptions>;
+  for (const name of ['model', 'output'] as const) {
+    if (given[name] === undefined) problems.push(invalidArgument(name, 'non-empty path', undefined));
+  }
+  const method = checked.method ?? 'gptq';
+  if (method === 'gptq' && given.calibration === undefined) {
+    problems.push(invalidArgument('calibration', "a text, { file }, or an array of texts, token ids or conversations (method 'gptq' needs one, 'rtn' does not)", undefined));
+  }
+  const dynamic = DynamicTable.parse(checked.dynamic, problems);
+  if (problems.length !== before) return undefined;
+  const settings = Object.fromEntries(Object.entries(defaultSettings).map(([name, fallback]) => [name, checked[name as keyof SolveSettings] ?? fallback]));
+  return {
+    model: checked.model as string,
+    output: path.resolve(checked.output as string),
+    method,
+    format: 'gptq',
+    settings: settings as unknown as SolveSettings,
+    calibration: checked.calibration,
+    calibrationSamples: checked.calibrationSamples ?? 128,
+    calibrationLength: checked.calibrationLength ?? 512,
+    dynamic,
+    threads: checked.threads ?? 0,
+    overwrite: checked.overwrite ?? false,
+    maxShardBytes: checked.maxShardBytes ?? 4 * 2 ** 30,
+    onProgress: checked.onProgress,
+    signal: checked.signal,
+  };
+}
+
+/** The form only; contents are checked where they are read. An empty array has a form and fails later by its token count. */
+function isCalibrationSource(value: unknown): boolean {
+  if (typeof value === 'string') return true;
+  if (Array.isArray(value)) return value.every((sample) => typeof sample === 'string') || value.every(isTokens) || value.every(isChat);
+  return typeof value === 'object' && value !== null && Object.keys(value).length === 1 && typeof (value as { file?: unknown }).file === 'string';
+}
+
+function isTokens(sample: unknown): boolean {
+  return sample instanceof Int32Array || (Array.isArray(sample) && sample.every((token) => typeof token === 'number'));
+}
+
+function isChat(sample: unknown): boolean {
+  const isMessage = (message: unknown): boolean => {
+    const { role, content } = (message ?? {}) as Partial<CalibrationMessage>;
+    return typeof role === 'string' && typeof content === 'string';
+  };
+  return Array.isArray(sample) && sample.length > 0 && sample.every(isMessage);
+}
+
+/** One error for all problems: thrown as it is when alone, otherwise listed, with the common code or INVALID_ARGUMENT. */
+export function throwProblems(problems: readonly LowbitError[]): void {
+  const first = problems[0];
+  if (first === undefined) return;
+  if (problems.length === 1) throw first;
+  const code = problems.every((problem) => problem.code === first.code) ? first.code : 'INVALID_ARGUMENT';
+  const list = problems.map((problem) => `- ${problem.message}`).join('\n');
+  throw new LowbitError(code, `quantize cannot start, ${problems.length} problems:\n${list}`, {
+    problems: problems.map(({ code, message, details }) => ({ code, message, ...details })),
+  });
+}

@@ -1,0 +1,205 @@
+/**
+ * lib/quantize: everything that can be known to fail is found before the first long step, and all of it is reported at once:
+ * options, layers, tokenizer, calibration data, output directory, room on the disk. Reads headers and texts, no weights.
+ */
+import { readdir, realpath, statfs } from 'node:fs/promises';
+import path from 'node:path';
+import { openCheckpoint } from '../checkpoint';
+import type { Checkpoint } from '../checkpoint/types';
+import { LowbitError, invalidArgument } from '../errors';
+import type { Plan } from '../graph/plan';
+import { buildPlan, modelSummary, quantizableWeights } from '../models';
+import { Tokenizer } from '../tokenizer';
+import { calibrationSamples, type CalibrationSamples, type CalibrationTokenizer } from './calibration';
+import { checkpointFormat, listed, packedBytes, selectTargets, shortGroups, type CheckpointFormat, type Selection } from './layout';
+import { resolveOptions, throwProblems, type ResolvedOptions } from './options';
+import { findSideFiles, type SideFile } from './sidefiles';
+import { denseTensors, type DenseTensor } from './write';
+
+/** A run that may start. */
+export interface Prepared {
+  readonly options: ResolvedOptions;
+  readonly checkpoint: Checkpoint;
+  readonly plan: Plan;
+  readonly selection: Selection;
+  readonly checkpointFormat: CheckpointFormat;
+  readonly dense: readonly DenseTensor[];
+  readonly samples: CalibrationSamples | undefined;
+  readonly sideFiles: readonly SideFile[];
+  readonly parameters: number;
+  readonly bytesBefore: number;
+  readonly warnings: readonly string[];
+}
+
+/** @throws {LowbitError} one error with all problems (details.problems); CANCELLED */
+export async function prepare(given: unknown): Promise<Prepared> {
+  const problems: LowbitError[] = [];
+  const options = resolveOptions(given, problems);
+  const checkpoint = await collect(problems, async () => openModel(given, options));
+  if (options === undefined || checkpoint === undefined) {
+    throwProblems(problems);
+    throw new LowbitError('INTERNAL', 'quantize found a problem but did not say which');
+  }
+  await collect(problems, () => checkOutput(options, checkpoint));
+  const plan = await collect(problems, async () => planOf(checkpoint));
+  const sideFiles = await collect(problems, () => findSideFiles(checkpoint));
+  if (plan === undefined || sideFiles === undefined) {
+    throwProblems(problems);
+    throw new LowbitError('INTERNAL', 'quantize found a problem but did not say which');
+  }
+  const candidates = quantizableWeights(plan).flatMap(({ weights }) => weights);
+  const selection = selectTargets(plan, candidates, options.settings, options.dynamic, problems);
+  const samples = await collect(problems, async () => samplesOf(options, checkpoint, plan));
+  const dense = denseTensors(checkpoint, plan, selection.targets);
+  const targets = [...selection.targets.values()];
+  await collect(problems, () => checkSpace(options, outputBytes(targets.map(packedBytes), dense, sideFiles)));
+  throwProblems(problems);
+  const { parameters, storedBytes } = modelSummary(plan, checkpoint);
+  return {
+    options,
+    checkpoint,
+    plan,
+    selection,
+    checkpointFormat: checkpointFormat(targets),
+    dense,
+    samples,
+    sideFiles,
+    parameters,
+    bytesBefore: storedBytes,
+    warnings: warningsFor(options, checkpoint, plan, selection, samples),
+  };
+}
+
+/** What `work` returns, or undefined after appending what it throws. An abort and bugs end everything at once. */
+async function collect<T>(problems: LowbitError[], work: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await work();
+  } catch (reason) {
+    if (!(reason instanceof LowbitError) || reason.code === 'CANCELLED' || reason.code === 'INTERNAL') throw reason;
+    problems.push(reason);
+    return undefined;
+  }
+}
+
+/** Also with other options wrong, so that one error names a mistyped path as well. */
+async function openModel(given: unknown, options: ResolvedOptions | undefined): Promise<Checkpoint | undefined> {
+  const model = options?.model ?? (typeof given === 'object' && given !== null ? (given as { model?: unknown }).model : undefined);
+  if (typeof model !== 'string' || model === '' || model.includes('\0')) return undefined;
+  const checkpoint = await openCheckpoint(model, { signal: options?.signal });
+  const quantization = checkpoint.config['quantization_config'];
+  if (checkpoint.kind === 'hf' && quantization !== undefined && quantization !== null) {
+    throw new LowbitError('UNSUPPORTED', `${checkpoint.path} is quantised already (config.json has quantization_config): start from the original model`, { file: checkpoint.path, option: 'model' });
+  }
+  return checkpoint;
+}
+
+function planOf(checkpoint: Checkpoint): Plan {
+  const plan = buildPlan(checkpoint);
+  if (plan.weights.some(({ source }) => source.kind !== 'tensor')) {
+    throw new LowbitError('UNSUPPORTED', `${checkpoint.path} holds linears that are quantised already: start from the original model`, { file: checkpoint.path, option: 'model' });
+  }
+  return plan;
+}
+
+async function samplesOf(options: ResolvedOptions, checkpoint: Checkpoint, plan: Plan): Promise<CalibrationSamples | undefined> {
+  if (options.method !== 'gptq' || options.calibration === undefined) return undefined;
+  const length = options.calibrationLength;
+  if (length > plan.maxSeqLen) throw invalidArgument('calibrationLength', `at most ${plan.maxSeqLen} (the context length of the model)`, length);
+  return calibrationSamples(options.calibration, lazyTokenizer(checkpoint, plan), { samples: options.calibrationSamples, length, vocabSize: plan.vocabSize });
+}
+
+/** Token ids need no tokenizer, so it is made at first use. */
+function lazyTokenizer(checkpoint: Checkpoint, plan: Plan): CalibrationTokenizer {
+  let made: Tokenizer | undefined;
+  const tokenizer = (): Tokenizer => {
+    if (made !== undefined) return made;
+    if (checkpoint.tokenizerJson === undefined) {
+      throw new LowbitError('UNSUPPORTED', `${checkpoint.path} has no tokenizer.json: add it, or give token ids as calibration`, { file: checkpoint.path, option: 'calibration' });
+    }
+    made = Tokenizer.fromCheckpoint(checkpoint);
+    made.checkVocabulary(plan.vocabSize);
+    return made;
+  };
+  return {
+    encode: (text) => tokenizer().encode(text),
+    encodeChat: (messages) => tokenizer().encodeChat(messages),
+    get bos() {
+      return tokenizer().addsBos ? tokenizer().bosId : undefined;
+    },
+  };
+}
+
+async function checkOutput({ output, overwrite }: ResolvedOptions, checkpoint: Checkpoint): Promise<void> {
+  let names: string[];
+  try {
+    names = await readdir(output);
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return;
+    if (code === 'ENOTDIR') throw new LowbitError('INVALID_ARGUMENT', `The output ${output} is a file: choose a directory`, { option: 'output', file: output });
+    throw new LowbitError('IO', `Cannot read the output ${output}: ${message}`, { option: 'output', file: output }, { cause });
+  }
+  const [target, source] = await Promise.all([realpath(output), realpath(checkpoint.path)]);
+  const relative = path.relative(target, source);
+  if (relative === '' || (relative !== '..' && !relative.startsWith(`..${path.sep}`) && !path.isAbsolute(relative))) {
+    throw new LowbitError('INVALID_ARGUMENT', `The output ${output} holds the model itself, which would be lost: choose another directory`, { option: 'output', file: output });
+  }
+  if (names.length > 0 && !overwrite) {
+    throw new LowbitError('INVALID_ARGUMENT', `The output ${output} exists and is not empty: choose another directory, or set overwrite to true to replace it`, { option: 'output', file: output });
+  }
+}
+
+/** Header room and the one shard that the writer may copy at the end are on top of the tensors. */
+function outputBytes(packed: readonly number[], dense: readonly DenseTensor[], sideFiles: readonly SideFile[]): number {
+  const tensors = [...packed, ...dense.map(({ bytes }) => bytes)].reduce((sum, bytes) => sum + bytes, 0);
+  const mebibyte = 2 ** 20;
+  return tensors + Math.min(tensors, 64 * mebibyte) + sideFiles.reduce((sum, { bytes }) => sum + bytes, mebibyte);
+}
+
+async function checkSpace({ output }: ResolvedOptions, needed: number): Promise<void> {
+  const free = await freeBytes(output);
+  if (free !== undefined && free < needed) {
+    throw new LowbitError('IO', `Not enough room for the output ${output}: about ${megabytes(needed)} are needed and ${megabytes(free)} are free. Free space or choose another disk`, {
+      option: 'output',
+      file: output,
+      needed,
+      free,
+    });
+  }
+}
+
+/** Of the file system that the output will be on; undefined where the system does not say. */
+async function freeBytes(directory: string): Promise<number | undefined> {
+  try {
+    const { bavail, bsize } = await statfs(directory);
+    return bavail * bsize;
+  } catch (cause) {
+    const parent = path.dirname(directory);
+    return (cause as NodeJS.ErrnoException).code === 'ENOENT' && parent !== directory ? freeBytes(parent) : undefined;
+  }
+}
+
+function megabytes(bytes: number): string {
+  return `${Math.ceil(bytes / 1e6)} MB`;
+}
+
+function warningsFor(options: ResolvedOptions, checkpoint: Checkpoint, plan: Plan, { targets }: Selection, samples: CalibrationSamples | undefined): string[] {
+  const warnings: string[] = [];
+  const short = shortGroups(targets.values());
+  if (short.length > 0) {
+    warnings.push(
+      `The last group of ${short.length} linears is short, because their input columns are not a multiple of the group size (${listed(short, 3)}). lowbit and GPTQModel read this; some servers, vLLM among them, do not`,
+    );
+  }
+  const stored = new Set([...targets.keys()].map((weight) => dtypeOf(checkpoint, plan, weight)).filter((dtype) => dtype.startsWith('Q')));
+  if (stored.size > 0) warnings.push(`The source is quantised already (${[...stored].join(', ')}): its error is part of the result and not of the errors reported here`);
+  if (samples !== undefined && samples.offsets.length - 1 < options.calibrationSamples) {
+    warnings.push(`Calibration used ${samples.offsets.length - 1} samples (${samples.tokens.length} tokens) of the ${options.calibrationSamples} asked for, all there are`);
+  }
+  return warnings;
+}
+
+function dtypeOf(checkpoint: Checkpoint, plan: Plan, weight: number): string {
+  const source = plan.weights[weight]?.source;
+  return source?.kind === 'tensor' ? (checkpoint.tensors[source.tensor]?.dtype ?? '') : '';
+}

@@ -1,0 +1,197 @@
+/**
+ * lib/quantize: what a run did, returned to the caller and stored as lowbit_report.json beside the weights.
+ * On disk keys are snake_case and paths are left out, because checkpoints get published. docs/formats.md describes the file.
+ */
+import path from 'node:path';
+import type { SolveResult } from '../native';
+import { snakeCase } from './dynamic';
+import type { CalibrationSamples } from './calibration';
+import { packedBytes, type CheckpointFormat, type Target } from './layout';
+import type { ResolvedOptions } from './options';
+import type { SolveSettings } from './settings';
+
+/** One quantised linear [n, k]. */
+export interface LinearReport {
+  readonly name: string;
+  readonly n: number;
+  readonly k: number;
+  readonly bits: number;
+  /** Columns per scale; the whole row resolved to k. */
+  readonly groupSize: number;
+  readonly sym: boolean;
+  /** GPTQ: relative squared error of the layer's output on the calibration data; RTN: of the weights. */
+  readonly error: number;
+  /** What was finally added to the Hessian diagonal, as a fraction of its mean; undefined without a Hessian. */
+  readonly dampPercent?: number;
+  /** Input columns that were zero in all calibration tokens; their weights are stored as zero. Undefined without a Hessian. */
+  readonly deadColumns?: number;
+  readonly seconds: number;
+  /** Bits per weight with scales, zero points and column order. */
+  readonly bitsPerWeight: number;
+  /** What was done in place of what was asked, in words; normally empty. */
+  readonly fallbacks: readonly string[];
+}
+
+export interface QuantizeReport {
+  readonly lowbit: { readonly version: string; readonly cpu: string; readonly isa: string; readonly threads: number };
+  readonly model: { readonly name: string; readonly kind: 'hf' | 'gguf'; readonly architecture: string };
+  /** The directory written; absent in lowbit_report.json. */
+  readonly output: string;
+  readonly checkpointFormat: CheckpointFormat;
+  /** Options as used, with defaults. Those that only GPTQ reads are absent for 'rtn'. */
+  readonly options: Readonly<Record<string, unknown>>;
+  /** Null for 'rtn'. */
+  readonly calibration: {
+    readonly source: CalibrationSamples['source'];
+    readonly sha256: string;
+    readonly samples: number;
+    readonly samplesWanted: number;
+    readonly length: number;
+    readonly tokens: number;
+    /** Samples left out as too short. */
+    readonly samplesDropped: number;
+    /** Input rows with values that are not finite, left out of Hessians; summed over layers. */
+    readonly rowsDropped: number;
+  } | null;
+  readonly linears: readonly LinearReport[];
+  /** Linears left dense by a rule. */
+  readonly skipped: readonly string[];
+  readonly totals: {
+    readonly parameters: number;
+    readonly quantizedParameters: number;
+    /** Of the quantised linears, with scales, zero points and column order. */
+    readonly bitsPerWeight: number;
+    /** Of the whole model: all weight files x 8 / parameters. */
+    readonly bitsPerWeightModel: number;
+    /** Tensor bytes of the source. */
+    readonly bytesBefore: number;
+    /** Bytes of the weight files written. */
+    readonly bytesAfter: number;
+    /** Mean of the linears' relative errors. */
+    readonly error: number;
+    readonly seconds: number;
+  };
+  readonly seconds: { readonly load: number; readonly calibrate: number; readonly solve: number; readonly write: number };
+  /** All fallbacks with the linear's name in front. */
+  readonly fallbacks: readonly string[];
+  /** What a reader of the result should know: short groups, a source that was already quantised, less calibration data than wanted. */
+  readonly warnings: readonly string[];
+}
+
+/** Mutable record of a run; finish() makes the report. */
+export class RunRecord {
+  readonly linears: LinearReport[] = [];
+  readonly seconds = { load: 0, calibrate: 0, solve: 0, write: 0 };
+  rowsDropped = 0;
+  private readonly started = performance.now();
+
+  constructor(private readonly warnings: readonly string[]) {}
+
+  /** Adds the time that `work` takes to a phase. */
+  async timed<T>(phase: keyof RunRecord['seconds'], work: () => Promise<T>): Promise<T> {
+    const begin = performance.now();
+    try {
+      return await work();
+    } finally {
+      this.seconds[phase] += (performance.now() - begin) / 1000;
+    }
+  }
+
+  add(target: Target, result: SolveResult, hessian: boolean): void {
+    this.linears.push({
+      name: target.name,
+      n: result.n,
+      k: result.k,
+      bits: result.bits,
+      groupSize: result.groupSize,
+      sym: result.sym,
+      error: result.error,
+      ...(hessian && { dampPercent: result.dampPercent, deadColumns: result.deadColumns }),
+      seconds: result.seconds,
+      bitsPerWeight: (packedBytes(target) * 8) / (target.n * target.k),
+      fallbacks: [...result.fallbacks],
+    });
+  }
+
+  /** Mean relative error so far. */
+  get error(): number | undefined {
+    return this.linears.length === 0 ? undefined : this.linears.reduce((sum, { error }) => sum + error, 0) / this.linears.length;
+  }
+
+  finish(rest: {
+    readonly lowbit: QuantizeReport['lowbit'];
+    readonly model: QuantizeReport['model'];
+    readonly options: ResolvedOptions;
+    readonly checkpointFormat: CheckpointFormat;
+    readonly samples: CalibrationSamples | undefined;
+    readonly skipped: readonly string[];
+    readonly parameters: number;
+    readonly bytesBefore: number;
+    readonly bytesAfter: number;
+  }): QuantizeReport {
+    const { options, samples, parameters, bytesAfter } = rest;
+    const quantizedParameters = this.linears.reduce((sum, { n, k }) => sum + n * k, 0);
+    const quantizedBits = this.linears.reduce((sum, { n, k, bitsPerWeight }) => sum + n * k * bitsPerWeight, 0);
+    return {
+      lowbit: rest.lowbit,
+      model: rest.model,
+      output: options.output,
+      checkpointFormat: rest.checkpointFormat,
+      options: usedOptions(options),
+      calibration: samples
+        ? {
+            source: samples.source,
+            sha256: samples.sha256,
+            samples: samples.offsets.length - 1,
+            samplesWanted: options.calibrationSamples,
+            length: options.calibrationLength,
+            tokens: samples.tokens.length,
+            samplesDropped: samples.dropped,
+            rowsDropped: this.rowsDropped,
+          }
+        : null,
+      linears: this.linears,
+      skipped: rest.skipped,
+      totals: {
+        parameters,
+        quantizedParameters,
+        bitsPerWeight: quantizedBits / quantizedParameters,
+        bitsPerWeightModel: (bytesAfter * 8) / parameters,
+        bytesBefore: rest.bytesBefore,
+        bytesAfter,
+        error: this.error ?? 0,
+        seconds: (performance.now() - this.started) / 1000,
+      },
+      seconds: { ...this.seconds },
+      fallbacks: this.linears.flatMap(({ name, fallbacks }) => fallbacks.map((fallback) => `${name}: ${fallback}`)),
+      warnings: [...this.warnings],
+    };
+  }
+}
+
+const gptqSettings: readonly (keyof SolveSettings)[] = ['descAct', 'staticGroups', 'actGroupAware', 'dampPercent', 'dampAutoIncrement'];
+
+function usedOptions(options: ResolvedOptions): Record<string, unknown> {
+  const { method, format, settings, calibrationSamples, calibrationLength, dynamic, threads, maxShardBytes } = options;
+  const shared = { method, format, ...settings, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
+  if (method === 'gptq') return { ...shared, calibrationSamples, calibrationLength };
+  return Object.fromEntries(Object.entries(shared).filter(([name]) => !gptqSettings.includes(name as keyof SolveSettings)));
+}
+
+/** lowbit_report.json */
+export function reportText(report: QuantizeReport): string {
+  const { output: _output, ...stored } = report;
+  return `${JSON.stringify(toSnakeCase(stored), null, 2)}\n`;
+}
+
+/** The last part of a path, without a trailing separator. */
+export function modelName(model: string): string {
+  return path.basename(path.resolve(model));
+}
+
+/** Keys to snake_case, except those of `dynamic`, which are the user's expressions. */
+function toSnakeCase(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(toSnakeCase);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [snakeCase(key), key === 'dynamic' ? item : toSnakeCase(item)]));
+}

@@ -1,0 +1,89 @@
+/**
+ * lib/quantize: the settings of one linear's quantisation: names, ranges, defaults. The names are GPTQModel's in camelCase.
+ * Ranges are the engine's (cpp/quantize/method.h); this file only checks and never computes.
+ */
+import { LowbitError, invalidArgument } from '../errors';
+import { boolean, checkOptions, type Checked, type OptionSpec, type Rule } from '../options';
+
+/** What may differ from linear to linear (through `dynamic`). */
+export interface SolveSettings {
+  /** Bits per weight: 2, 3, 4 or 8. Default 4. */
+  readonly bits: 2 | 3 | 4 | 8;
+  /** Consecutive input columns that share a scale: 32, 64, 128, or -1 for the whole row. Default 128. */
+  readonly groupSize: 32 | 64 | 128 | -1;
+  /** Symmetric grid around zero (true) or one with its own zero point per group. Default true. */
+  readonly sym: boolean;
+  /** GPTQ: columns in the order of falling Hessian diagonal. Better error, and a stored column order. Default false. */
+  readonly descAct: boolean;
+  /** GPTQ: group grids from the original column order, so that descAct needs no stored order. Default false. */
+  readonly staticGroups: boolean;
+  /** GPTQ: whole groups by importance, columns inside groups too; costs nothing at run time. Without effect under descAct. Default true. */
+  readonly actGroupAware: boolean;
+  /** Exponent of the search for a smaller range per group: 0 = off, otherwise 1 to 8; 2.4 is the published choice. Default 0. */
+  readonly mse: number;
+  /** GPTQ: fraction of the mean Hessian diagonal that is added to it, in (0, 1). Default 0.05. */
+  readonly dampPercent: number;
+  /** GPTQ: added to dampPercent after each failed factorisation, in (0, 1). Default 0.01. */
+  readonly dampAutoIncrement: number;
+}
+
+export const defaultSettings: SolveSettings = {
+  bits: 4,
+  groupSize: 128,
+  sym: true,
+  descAct: false,
+  staticGroups: false,
+  actGroupAware: true,
+  mse: 0,
+  dampPercent: 0.05,
+  dampAutoIncrement: 0.01,
+};
+
+/** One of a few numbers. */
+function oneOfNumbers<const T extends number>(...numbers: readonly T[]): Rule<T> {
+  return (option, value) => {
+    if (numbers.includes(value as T)) return value as T;
+    throw invalidArgument(option, `one of ${numbers.join(', ')}`, value);
+  };
+}
+
+const fraction: Rule<number> = (option, value) => {
+  if (typeof value === 'number' && value > 0 && value < 1) return value;
+  throw invalidArgument(option, 'number greater than 0 and less than 1', value);
+};
+
+const mse: Rule<number> = (option, value) => {
+  if (typeof value === 'number' && (value === 0 || (value >= 1 && value <= 8))) return value;
+  throw invalidArgument(option, '0 or a number between 1 and 8', value);
+};
+
+/** The check of each setting. */
+export const settingRules = {
+  bits: oneOfNumbers(2, 3, 4, 8),
+  groupSize: oneOfNumbers(32, 64, 128, -1),
+  sym: boolean,
+  descAct: boolean,
+  staticGroups: boolean,
+  actGroupAware: boolean,
+  mse,
+  dampPercent: fraction,
+  dampAutoIncrement: fraction,
+} satisfies { readonly [K in keyof SolveSettings]: Rule<SolveSettings[K]> };
+
+/**
+ * Checks one option at a time, so that every problem is found, and returns what passed. Problems are appended; `inside` is named in
+ * messages of options within another one.
+ */
+export function checkEach<S extends OptionSpec>(name: string, options: object, spec: S, problems: LowbitError[], inside?: string): Checked<S> {
+  const checked: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(options)) {
+    try {
+      Object.assign(checked, checkOptions(name, { [key]: value }, spec));
+    } catch (reason) {
+      const problem = reason as LowbitError;
+      const placed = inside === undefined || problem.message.includes(inside) ? problem.message : `${problem.message} in ${inside}`;
+      problems.push(new LowbitError(problem.code, placed, problem.details));
+    }
+  }
+  return checked as Checked<S>;
+}

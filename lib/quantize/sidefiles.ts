@@ -1,0 +1,79 @@
+/**
+ * lib/quantize: the small files beside the weights. From a Hugging Face directory they are carried over byte for byte, by an allow-list:
+ * never weights, never code. From GGUF they are rebuilt from what its metadata holds.
+ */
+import { copyFile, readFile, stat, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { LowbitError } from '../errors';
+import type { Checkpoint } from '../checkpoint/types';
+import { addToConfigText, configText } from './config';
+
+/** Tokenizer, template, generation settings and licence. */
+export const carriedFiles: readonly string[] = [
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'tokenizer.model',
+  'spiece.model',
+  'vocab.json',
+  'vocab.txt',
+  'merges.txt',
+  'chat_template.jinja',
+  'chat_template.json',
+  'generation_config.json',
+  'LICENSE',
+  'LICENSE.md',
+  'LICENSE.txt',
+  'NOTICE',
+  'NOTICE.txt',
+  'USE_POLICY.md',
+];
+
+/** The largest tokenizer files known are about 35 MB; anything beyond this is not what its name says. */
+const maxSideFileBytes = 256 * 2 ** 20;
+
+export interface SideFile {
+  readonly name: string;
+  readonly from: string; // absolute; symbolic links are followed when copied
+  readonly bytes: number;
+}
+
+/** Side files that the source directory has. */
+export async function findSideFiles(checkpoint: Checkpoint): Promise<SideFile[]> {
+  if (checkpoint.kind === 'gguf') return [];
+  const found: SideFile[] = [];
+  for (const name of carriedFiles) {
+    const from = path.resolve(checkpoint.path, name);
+    const stats = await stat(from).catch(() => undefined);
+    if (stats === undefined || !stats.isFile()) continue;
+    if (stats.size > maxSideFileBytes) {
+      throw new LowbitError('CORRUPT_FILE', `${from} has ${stats.size} bytes; a file of this name is expected to have at most ${maxSideFileBytes}`, { file: from });
+    }
+    found.push({ name, from, bytes: stats.size });
+  }
+  return found;
+}
+
+/** Writes config.json, quantize_config.json, tokenizer, template and generation settings into `directory`; `tied`: head = embedding. */
+export async function writeSideFiles(directory: string, checkpoint: Checkpoint, sideFiles: readonly SideFile[], quantization: Record<string, unknown>, tied: boolean): Promise<void> {
+  const write = (name: string, text: string): Promise<void> => writeFile(path.join(directory, name), text);
+  await write('quantize_config.json', printed(quantization));
+  if (checkpoint.kind === 'hf') {
+    const file = path.resolve(checkpoint.path, 'config.json');
+    await write('config.json', addToConfigText(await readFile(file, 'utf8'), quantization, file));
+    for (const { name, from } of sideFiles) await copyFile(from, path.join(directory, name));
+    return;
+  }
+  // Keys that GGUF has no place for, and whose defaults in other readers would be wrong: a model without a head is tied, and BF16 is
+  // the type whose range activations cannot leave.
+  await write('config.json', configText({ torch_dtype: 'bfloat16', ...checkpoint.config, tie_word_embeddings: tied }, quantization));
+  await write('tokenizer_config.json', printed(checkpoint.tokenizerConfig));
+  if (checkpoint.tokenizerJson) await write('tokenizer.json', printed(checkpoint.tokenizerJson));
+  if (checkpoint.chatTemplate !== undefined) await write('chat_template.jinja', checkpoint.chatTemplate);
+  if (Object.keys(checkpoint.generationConfig).length > 0) await write('generation_config.json', printed(checkpoint.generationConfig));
+}
+
+function printed(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`;
+}

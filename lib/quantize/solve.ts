@@ -1,0 +1,149 @@
+/**
+ * lib/quantize: drives the engine through a model, linear by linear, and hands every solved linear on as soon as it exists, so that
+ * only the linears of one stop are held in memory.
+ *
+ * GPTQ is true-sequential: the inputs of a linear come from blocks and linears that are already quantised.
+ */
+import { LowbitError } from '../errors';
+import type { Plan } from '../graph/plan';
+import { quantizableWeights } from '../models';
+import { native, runJob, type CalibrationHandle, type CalibrationStop, type ModelHandle, type SolveOptions, type SolveResult } from '../native';
+import { minTotalTokens, type CalibrationSamples } from './calibration';
+import { partShapes, type CheckpointFormat, type Target } from './layout';
+import type { QuantizeMethod } from './options';
+import { ProgressTracker, hessianWork, roundWork, runWork, solveWork, type Step } from './progress';
+import type { RunRecord } from './report';
+
+export interface SolveRun {
+  readonly model: ModelHandle;
+  readonly plan: Plan;
+  readonly targets: ReadonlyMap<number, Target>;
+  readonly checkpointFormat: CheckpointFormat;
+  readonly record: RunRecord;
+  readonly progress: ProgressTracker;
+  readonly signal: AbortSignal | undefined;
+  /** Takes the tensors of one linear; awaited before the next. */
+  readonly sink: (target: Target, result: SolveResult) => Promise<void>;
+}
+
+/** Settings of one job as the engine takes them. Version 2 files store the zero point itself, version 1 one less. */
+interface SolveJob extends SolveOptions {
+  readonly zeroOffset: 0 | 1;
+}
+
+/** Columns per lazy update; 128 is the paper's and no result depends on it beyond rounding. */
+const blockSize = 128;
+
+/** One pause of a calibration: the linears that share an input, in the order the engine visits them. */
+export interface Stop {
+  readonly block: number;
+  readonly weights: readonly number[];
+}
+
+/** Stops of a plan in order: one per linear op of each block, then one with no weights for the rest of the block. */
+export function stopsOf(plan: Plan): readonly Stop[] {
+  const groups = quantizableWeights(plan);
+  return plan.blocks.flatMap((_, block) => [...groups.filter((group) => group.block === block), { block, weights: [] }]);
+}
+
+/** Estimated work of a whole run, in the unit of progress.ts. */
+export function totalWork(plan: Plan, targets: ReadonlyMap<number, Target>, tokens: number | undefined): number {
+  if (tokens === undefined) return [...targets.values()].reduce((sum, { n, k, settings }) => sum + roundWork(n, k, settings.mse), 0);
+  return stopsOf(plan).reduce((sum, stop) => sum + advanceStep(plan, targets, stop, tokens).work + solveStep(targets, stop).work, 0);
+}
+
+function advanceStep(plan: Plan, targets: ReadonlyMap<number, Target>, { block, weights }: Stop, tokens: number): Step {
+  const linears = weights.flatMap((weight) => plan.weights[weight] ?? []);
+  const hessian = weights.some((weight) => targets.has(weight)) ? hessianWork(tokens, linears[0]?.k ?? 0) : 0;
+  return { phase: 'calibrate', block, weights: [], work: hessian + linears.reduce((sum, { n, k }) => sum + runWork(tokens, n, k), 0) };
+}
+
+function solveStep(targets: ReadonlyMap<number, Target>, { block, weights }: Stop): Step {
+  const linears = weights.flatMap((weight) => targets.get(weight) ?? []);
+  return { phase: 'solve', block, weights: linears.map(({ name }) => name), work: linears.reduce((sum, { n, k }) => sum + solveWork(n, k), 0) };
+}
+
+/** GPTQ: calibrates and solves stop by stop. @throws {LowbitError} CANCELLED; what the engine reports */
+export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples): Promise<void> {
+  const { model, plan, targets, record, progress, signal } = run;
+  const { tokens, offsets } = samples;
+  const calibration = await record.timed('calibrate', () => runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets }, control)));
+  try {
+    for (const stop of stopsOf(plan)) {
+      const advance = advanceStep(plan, targets, stop, tokens.length);
+      const hessian = stop.weights.some((weight) => targets.has(weight));
+      const reached = await record.timed('calibrate', () => step(run, advance, (control) => native().calibrationAdvance(calibration, { hessian }, control)));
+      checkStop(stop, reached);
+      record.rowsDropped += hessian ? reached.droppedRows : 0;
+      progress.finish(advance);
+      if (hessian) await solveStop(run, calibration, stop);
+    }
+  } finally {
+    await native().disposeCalibration(calibration);
+  }
+}
+
+async function solveStop(run: SolveRun, calibration: CalibrationHandle, stop: Stop): Promise<void> {
+  const solve = solveStep(run.targets, stop);
+  const jobs = stop.weights.flatMap((weight) => {
+    const target = run.targets.get(weight);
+    return target ? [{ weight, options: solveJob(target, 'gptq', run.checkpointFormat) }] : [];
+  });
+  const results = await run.record.timed('solve', () => step(run, solve, (control) => native().calibrationSolve(calibration, jobs, control)));
+  if (results.length !== jobs.length) throw new LowbitError('INTERNAL', `The engine solved ${results.length} of ${jobs.length} linears`);
+  for (const result of results) await deliver(run, result, true);
+  run.progress.finish(solve);
+}
+
+/** Plain rounding: each linear by itself, no data. */
+export async function solveUncalibrated(run: SolveRun): Promise<void> {
+  for (const { block, weights } of quantizableWeights(run.plan)) {
+    for (const weight of weights) {
+      const target = run.targets.get(weight);
+      if (target === undefined) continue;
+      const { n, k, settings } = target;
+      const solve: Step = { phase: 'solve', block, weights: [target.name], work: roundWork(n, k, settings.mse) };
+      const job = solveJob(target, 'rtn', run.checkpointFormat);
+      const result = await run.record.timed('solve', () => step(run, solve, (control) => native().solveWeight(run.model, weight, job, control)));
+      await deliver(run, result, false);
+      run.progress.finish(solve);
+    }
+  }
+}
+
+/** One engine call with progress. */
+function step<T>(run: SolveRun, current: Step, call: Parameters<typeof runJob<T>>[1]): Promise<T> {
+  const onProgress = (done: number, total: number): void => run.progress.within(current, total > 0 ? Math.min(1, done / total) : 0);
+  return runJob({ signal: run.signal, onProgress }, call);
+}
+
+async function deliver(run: SolveRun, result: SolveResult, hessian: boolean): Promise<void> {
+  const target = run.targets.get(result.weight);
+  if (target === undefined) throw new LowbitError('INTERNAL', `The engine solved weight ${result.weight}, which was not asked for`);
+  checkResult(target, result);
+  run.record.add(target, result, hessian);
+  await run.record.timed('write', () => run.sink(target, result));
+}
+
+function solveJob({ settings }: Target, method: QuantizeMethod, format: CheckpointFormat): SolveJob {
+  return { ...settings, method, blockSize, minTokens: method === 'gptq' ? minTotalTokens : 0, zeroOffset: format === 'gptq' ? 1 : 0 };
+}
+
+function checkStop(expected: Stop, reached: CalibrationStop): void {
+  if (reached.block === expected.block && reached.weights.join() === expected.weights.join()) return;
+  throw new LowbitError('INTERNAL', `Calibration stopped at block ${reached.block}, weights [${reached.weights.join()}], expected block ${expected.block}, weights [${expected.weights.join()}]`);
+}
+
+/** Bytes of the four tensors in the order of partShapes; the engine's arrays are views of little-endian memory. */
+export function resultParts(result: SolveResult): readonly Uint8Array[] {
+  return [result.qweight, result.qzeros, result.scales, result.gIdx].map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength));
+}
+
+/** A file whose tensors differ from its header would be worse than none. */
+function checkResult(target: Target, result: SolveResult): void {
+  const shapes = partShapes(target);
+  const wrong = resultParts(result).findIndex((bytes, i) => bytes.byteLength !== shapes[i]?.bytes);
+  if (wrong >= 0 || result.n !== target.n || result.k !== target.k || result.bits !== target.settings.bits) {
+    throw new LowbitError('INTERNAL', `The engine returned ${target.name} as [${result.n}, ${result.k}] in ${result.bits} bit with tensors of another size than the file has room for`);
+  }
+}

@@ -1,0 +1,203 @@
+/**
+ * An executor of plans in doubles and plain loops: the meaning of the op vocabulary, written down a second time, independent of
+ * the engine. It runs one sequence from position 0, with attention over the whole of it, so it needs no cache.
+ */
+import type { Op, Plan, Vector, View, Weight } from '../../lib/graph/plan';
+import type { TestCheckpoint } from './fixtures';
+
+type Matrix = readonly Float64Array[]; // rows
+
+export interface ReferenceRun {
+  /** Logits of the wanted rows, row-major. */
+  readonly logits: Float64Array;
+}
+
+/**
+ * Runs `tokens` through the plan. `wanted` are the rows whose logits are computed, default all: the epilogue then runs on a fresh set
+ * of buffers that hold only those residual rows, everything else poisoned with NaN, as the engine's contract allows.
+ */
+export function runPlan(plan: Plan, checkpoint: TestCheckpoint, tokens: readonly number[], wanted = tokens.map((_, row) => row)): ReferenceRun {
+  const matrices = plan.weights.map((weight) => readWeight(weight, checkpoint));
+  const vectors = plan.vectors.map((vector) => readVector(vector, checkpoint));
+  const fresh = (rows: number): Float64Array[] => plan.buffers.map(({ width }) => new Float64Array(rows * width).fill(NaN));
+  const execute = (buffers: Float64Array[], rows: number, begin: number, end: number): void => {
+    for (const op of plan.ops.slice(begin, end)) runOp(op, { plan, matrices, vectors, buffers, rows, tokens });
+  };
+  const buffers = fresh(tokens.length);
+  execute(buffers, tokens.length, plan.prologue.begin, plan.prologue.end);
+  for (const { begin, end } of plan.blocks) {
+    execute(buffers, tokens.length, begin, end);
+    // Only the residual may carry state from block to block.
+    buffers.forEach((buffer, index) => index !== plan.residual && buffer.fill(NaN));
+  }
+  const last = fresh(wanted.length);
+  const width = plan.hiddenSize;
+  const residual = buffers[plan.residual] as Float64Array;
+  wanted.forEach((row, to) => last[plan.residual]?.set(residual.subarray(row * width, (row + 1) * width), to * width));
+  execute(last, wanted.length, plan.epilogue.begin, plan.epilogue.end);
+  return { logits: last[plan.logits.buffer] as Float64Array };
+}
+
+interface State {
+  readonly plan: Plan;
+  readonly matrices: readonly Matrix[];
+  readonly vectors: readonly Float64Array[];
+  readonly buffers: readonly Float64Array[];
+  readonly rows: number;
+  readonly tokens: readonly number[];
+}
+
+function runOp(op: Op, state: State): void {
+  const row = (view: View, r: number): Float64Array => {
+    const width = state.plan.buffers[view.buffer]?.width as number;
+    return (state.buffers[view.buffer] as Float64Array).subarray(r * width + view.offset, r * width + view.offset + view.width);
+  };
+  if (op.op === 'attention') return attention(op, state, row);
+  for (let r = 0; r < state.rows; r++) {
+    switch (op.op) {
+      case 'embed': {
+        const embedding = at(at(state.matrices, op.weight), at(state.tokens, r));
+        row(op.out, r).set(embedding.map((value) => value * op.scale));
+        break;
+      }
+      case 'rms_norm': {
+        const weight = at(state.vectors, op.vector);
+        const input = row(op.in, r).slice();
+        const out = row(op.out, r);
+        for (let begin = 0; begin < input.length; begin += op.group) {
+          const group = input.subarray(begin, begin + op.group);
+          const norm = Math.sqrt(group.reduce((total, x) => total + x * x, 0) / op.group + op.eps);
+          group.forEach((x, i) => (out[begin + i] = (x * at(weight, i)) / norm));
+        }
+        break;
+      }
+      case 'linear': {
+        const input = row(op.in, r).slice();
+        for (const { weight, out, accumulate } of op.outputs) {
+          const bias = state.plan.weights[weight]?.bias;
+          const target = row(out, r);
+          at(state.matrices, weight).forEach((values, n) => {
+            let total = bias === undefined ? 0 : at(at(state.vectors, bias), n);
+            for (let k = 0; k < input.length; k++) total += (values[k] as number) * (input[k] as number);
+            target[n] = accumulate ? at(target, n) + total : total;
+          });
+        }
+        break;
+      }
+      case 'rope': {
+        const { inverseFrequencies, scale } = at(state.plan.ropes, op.rope);
+        const half = inverseFrequencies.length;
+        const view = row(op.view, r);
+        for (let head = 0; head < op.nHeads; head++) {
+          for (let i = 0; i < half; i++) {
+            const first = head * op.headDim + i;
+            const [a, b] = [at(view, first), at(view, first + half)];
+            const angle = r * at(inverseFrequencies, i);
+            view[first] = scale * (a * Math.cos(angle) - b * Math.sin(angle));
+            view[first + half] = scale * (b * Math.cos(angle) + a * Math.sin(angle));
+          }
+        }
+        break;
+      }
+      case 'glu': {
+        const up = row(op.up, r).slice();
+        row(op.out, r).set(row(op.gate, r).map((x, i) => activation(op.activation, x) * at(up, i)));
+        break;
+      }
+      case 'add': {
+        const b = row(op.b, r).slice();
+        row(op.out, r).set(row(op.a, r).map((x, i) => x + at(b, i)));
+        break;
+      }
+      case 'softcap': {
+        const view = row(op.view, r);
+        view.set(view.map((x) => op.cap * Math.tanh(x / op.cap)));
+        break;
+      }
+    }
+  }
+}
+
+function attention(op: Extract<Op, { op: 'attention' }>, { rows }: State, row: (view: View, r: number) => Float64Array): void {
+  const shared = op.nHeads / op.nKvHeads;
+  const slice = (view: View, r: number, head: number): Float64Array => row(view, r).subarray(head * op.headDim, (head + 1) * op.headDim);
+  for (let i = 0; i < rows; i++) {
+    for (let head = 0; head < op.nHeads; head++) {
+      const kvHead = Math.floor(head / shared);
+      const q = slice(op.q, i, head);
+      const first = op.window > 0 ? Math.max(0, i - op.window + 1) : 0;
+      const scores: number[] = [];
+      for (let j = first; j <= i; j++) {
+        const k = slice(op.k, j, kvHead);
+        const score = op.scale * q.reduce((total, x, d) => total + x * at(k, d), 0);
+        scores.push(op.softcap > 0 ? op.softcap * Math.tanh(score / op.softcap) : score);
+      }
+      const highest = Math.max(...scores);
+      const weights = scores.map((score) => Math.exp(score - highest));
+      const sum = weights.reduce((total, weight) => total + weight, 0);
+      const out = slice(op.out, i, head).fill(0);
+      weights.forEach((weight, j) => slice(op.v, first + j, kvHead).forEach((value, d) => (out[d] = at(out, d) + (weight / sum) * value)));
+    }
+  }
+}
+
+function activation(name: 'silu' | 'gelu_tanh', x: number): number {
+  return name === 'silu' ? x / (1 + Math.exp(-x)) : 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+}
+
+function readVector({ tensor, addend = 0, ropeHeads }: Vector, checkpoint: TestCheckpoint): Float64Array {
+  const rows = [...checkpoint.data(tensor)].map((value) => Float64Array.of(value + addend));
+  return Float64Array.from(unpermuted(rows, ropeHeads), (values) => at(values, 0));
+}
+
+function readWeight({ n, k, source, ropeHeads }: Weight, checkpoint: TestCheckpoint): Matrix {
+  if (source.kind === 'gptq') return dequantized(n, k, source, checkpoint);
+  const values = checkpoint.data(source.tensor);
+  return unpermuted(
+    Array.from({ length: n }, (_, row) => values.subarray(row * k, (row + 1) * k)),
+    ropeHeads,
+  );
+}
+
+/** Undoes GGUF's interleaving: file row h*D + 2i + p is row h*D + p*D/2 + i. */
+function unpermuted(rows: Matrix, heads: number | undefined): Matrix {
+  if (heads === undefined) return rows;
+  const headDim = rows.length / heads;
+  return rows.map((_, row) => {
+    const inHead = row % headDim;
+    const i = inHead % (headDim / 2);
+    const p = Math.floor(inHead / (headDim / 2));
+    return at(rows, row - inHead + 2 * i + p);
+  });
+}
+
+/** w[n][k] = scale[g][n] * (code - zero), codes a least-significant-bit-first stream along k, zeros one along n. */
+function dequantized(n: number, k: number, source: Extract<Weight['source'], { kind: 'gptq' }>, checkpoint: TestCheckpoint): Matrix {
+  const words = checkpoint.data(source.qweight);
+  const zeroWords = checkpoint.data(source.qzeros);
+  const scales = checkpoint.data(source.scales);
+  const groups = source.gIdx === undefined ? undefined : checkpoint.data(source.gIdx);
+  // Value `index` of a bit stream whose word w is word(w).
+  const field = (index: number, word: (w: number) => number): number => {
+    let value = 0;
+    for (let bit = 0; bit < source.bits; bit++) {
+      const position = index * source.bits + bit;
+      value += ((word(Math.floor(position / 32)) >>> (position % 32)) & 1) * 2 ** bit;
+    }
+    return value;
+  };
+  const zerosPerRow = (n * source.bits) / 32;
+  return Array.from({ length: n }, (_, row) =>
+    Float64Array.from({ length: k }, (_, column) => {
+      const group = groups === undefined ? Math.floor(column / source.groupSize) : at(groups, column);
+      const code = field(column, (w) => at(words, w * n + row));
+      const zero = (field(row, (w) => at(zeroWords, group * zerosPerRow + w)) + source.zeroOffset) % 2 ** source.bits;
+      return at(scales, group * n + row) * (code - zero);
+    }),
+  );
+}
+
+function at<T>(values: ArrayLike<T>, index: number): T {
+  if (!(index >= 0 && index < values.length)) throw new RangeError(`index ${index} of ${values.length}`);
+  return values[index] as T;
+}

@@ -1,0 +1,199 @@
+// lib/quantize options: every option x every kind of wrong value, and that all problems arrive in one error.
+import path from 'node:path';
+import { LowbitError } from '../../lib/errors';
+import { resolveOptions, throwProblems } from '../../lib/quantize/options';
+
+const base = { model: 'model', output: 'out', calibration: 'text' };
+
+function problemsOf(options: unknown): LowbitError[] {
+  const problems: LowbitError[] = [];
+  const resolved = resolveOptions(options, problems);
+  expect(resolved === undefined).toBe(problems.length > 0);
+  return problems;
+}
+
+test('defaults are those that are documented', () => {
+  const problems: LowbitError[] = [];
+  expect(resolveOptions(base, problems)).toMatchObject({
+    model: 'model',
+    output: path.resolve('out'),
+    method: 'gptq',
+    format: 'gptq',
+    settings: {
+      bits: 4,
+      groupSize: 128,
+      sym: true,
+      descAct: false,
+      staticGroups: false,
+      actGroupAware: true,
+      mse: 0,
+      dampPercent: 0.05,
+      dampAutoIncrement: 0.01,
+    },
+    calibrationSamples: 128,
+    calibrationLength: 512,
+    threads: 0,
+    overwrite: false,
+    maxShardBytes: 4 * 2 ** 30,
+  });
+  expect(problems).toEqual([]);
+});
+
+test('undefined counts as absent', () => {
+  expect(problemsOf({ ...base, bits: undefined, signal: undefined, dynamic: undefined })).toEqual([]);
+});
+
+const expected: Record<string, string> = {
+  model: 'non-empty path',
+  output: 'non-empty path',
+  method: 'one of "gptq", "rtn"',
+  format: 'one of "gptq"',
+  bits: 'one of 2, 3, 4, 8',
+  groupSize: 'one of 32, 64, 128, -1',
+  sym: 'boolean',
+  descAct: 'boolean',
+  staticGroups: 'boolean',
+  actGroupAware: 'boolean',
+  mse: '0 or a number between 1 and 8',
+  dampPercent: 'number greater than 0 and less than 1',
+  dampAutoIncrement: 'number greater than 0 and less than 1',
+  calibrationSamples: 'integer between 1 and 1000000',
+  calibrationLength: 'integer between 16 and 32768',
+  threads: 'integer between 1 and 256',
+  overwrite: 'boolean',
+  maxShardBytes: 'integer between 65536 and 1125899906842624',
+  onProgress: 'function',
+  signal: 'AbortSignal',
+  calibration: 'a text, { file }, or an array of texts, token ids or conversations',
+  dynamic: 'an object of regular expressions to overrides or false',
+};
+
+// [value, how it is described]; options of that type are left out below.
+const wrong: readonly [unknown, string][] = [
+  [-3, '-3 of type number'],
+  [1.5, '1.5 of type number'],
+  [2 ** 32, '4294967296 of type number'],
+  [NaN, 'NaN of type number'],
+  [10n, '10 of type bigint'],
+  ['5', '"5" of type string'],
+  [null, 'null'],
+  [true, 'true of type boolean'],
+  [{ other: 1 }, 'an instance of Object'],
+];
+
+// Values of the list above that an option accepts.
+const accepted: Record<string, readonly unknown[]> = {
+  model: ['5'],
+  output: ['5'],
+  calibration: ['5'],
+  mse: [1.5],
+  maxShardBytes: [2 ** 32],
+  dynamic: [wrong.at(-1)?.[0]],
+};
+
+describe.each(Object.entries(expected))('%s', (option, text) => {
+  test.each(wrong.filter(([value]) => !(accepted[option] ?? (text === 'boolean' ? [true] : [])).includes(value)))('refuses %p', (value, described) => {
+    const [problem, ...more] = problemsOf({ ...base, [option]: value });
+    expect(more).toEqual([]);
+    expect(problem?.code).toBe('INVALID_ARGUMENT');
+    expect(problem?.message).toBe(`Expected ${text} for ${option} but received ${described}`);
+    expect(problem?.details['option']).toBe(option);
+  });
+});
+
+test.each([
+  ['bits', [2, 3, 4, 8], [0, 1, 5, 6, 7, 9, 16]],
+  ['groupSize', [32, 64, 128, -1], [0, 1, 16, 256, -2]],
+  ['mse', [0, 1, 2.4, 8], [0.5, 8.1, Infinity]],
+  ['dampPercent', [1e-6, 0.05, 0.999], [0, 1, -0.1, Infinity]],
+  ['calibrationLength', [16, 32_768], [15, 32_769]],
+  ['calibrationSamples', [1, 1_000_000], [0, 1_000_001]],
+  ['maxShardBytes', [65_536, 2 ** 50], [65_535, 2 ** 50 + 2 ** 10]],
+  ['threads', [1, 256], [0, 257]],
+])('limits of %s', (option, good, bad) => {
+  for (const value of good) expect(problemsOf({ ...base, [option]: value })).toEqual([]);
+  for (const value of bad) expect(problemsOf({ ...base, [option]: value })).toHaveLength(1);
+});
+
+test('missing options are named', () => {
+  expect(problemsOf({}).map(({ message }) => message)).toEqual([
+    'Expected non-empty path for model but received undefined',
+    'Expected non-empty path for output but received undefined',
+    "Expected a text, { file }, or an array of texts, token ids or conversations (method 'gptq' needs one, 'rtn' does not) for calibration but received undefined",
+  ]);
+  expect(problemsOf({ model: 'm', output: 'o', method: 'rtn' })).toEqual([]);
+});
+
+test.each([undefined, null, 3, 'model', [base]])('options %p are refused', (options) => {
+  expect(problemsOf(options)[0]?.message).toMatch(/^Expected object for the options of quantize but received /);
+});
+
+test('unknown options are errors that name the nearest known one', () => {
+  const [problem] = problemsOf({ ...base, group_size: 64 });
+  expect(problem?.code).toBe('INVALID_ARGUMENT');
+  expect(problem?.message).toContain('Unknown option "group_size" for quantize. Did you mean "groupSize"?');
+  for (const option of ['resume', 'trueSequential', 'percdamp']) expect(problemsOf({ ...base, [option]: true })[0]?.message).toContain(`Unknown option "${option}"`);
+});
+
+test('a dense head is accepted, a quantised one is not supported', () => {
+  expect(problemsOf({ ...base, lmHead: false })).toEqual([]);
+  const [problem] = problemsOf({ ...base, lmHead: true });
+  expect(problem?.code).toBe('UNSUPPORTED');
+  expect(problem?.message).toContain('lmHead: true is not supported');
+  expect(problemsOf({ ...base, lmHead: 1 })[0]?.message).toBe('Expected boolean for lmHead but received 1 of type number');
+});
+
+test.each([
+  ['text', 'some text'],
+  ['file', { file: 'a.txt' }],
+  ['texts', ['a', 'b']],
+  ['tokens', [[1, 2], [3]]],
+  ['typed tokens', [Int32Array.of(1, 2)]],
+  ['chats', [[{ role: 'user', content: 'hi' }]]],
+  ['empty', []],
+])('calibration as %s', (_name, calibration) => {
+  expect(problemsOf({ ...base, calibration })).toEqual([]);
+});
+
+test.each([
+  ['mixed forms', ['a', [1]]],
+  ['a file without path', { file: 3 }],
+  ['a file with more keys', { file: 'a', encoding: 'latin1' }],
+  ['Float32Array tokens', [Float32Array.of(1)]],
+  ['text tokens', [['1', '2']]],
+  ['a chat without role', [[{ content: 'hi' }]]],
+  ['an empty chat beside one', [[{ role: 'user', content: 'hi' }], [null]]],
+])('calibration with %s is refused', (_name, calibration) => {
+  expect(problemsOf({ ...base, calibration })[0]?.message).toMatch(/^Expected a text, \{ file \}, or an array .* for calibration but received /);
+});
+
+describe('throwProblems', () => {
+  const problem = (code: LowbitError['code'], message: string): LowbitError => new LowbitError(code, message, { option: message });
+
+  test('throws nothing, one as it is, several as a list', () => {
+    expect(() => throwProblems([])).not.toThrow();
+    const one = problem('IO', 'a');
+    expect(() => throwProblems([one])).toThrow(one);
+    let error: LowbitError | undefined;
+    try {
+      throwProblems([problem('IO', 'first'), problem('UNSUPPORTED', 'second')]);
+    } catch (caught) {
+      error = caught as LowbitError;
+    }
+    expect(error?.code).toBe('INVALID_ARGUMENT');
+    expect(error?.message).toBe('quantize cannot start, 2 problems:\n- first\n- second');
+    expect(error?.details['problems']).toEqual([
+      { code: 'IO', message: 'first', option: 'first' },
+      { code: 'UNSUPPORTED', message: 'second', option: 'second' },
+    ]);
+  });
+
+  test('keeps a code that all share', () => {
+    expect(() => throwProblems([problem('IO', 'a'), problem('IO', 'b')])).toThrow(expect.objectContaining({ code: 'IO' }));
+  });
+
+  test('all bad options of a call are in one error', () => {
+    const problems = problemsOf({ output: 'o', bits: 5, sym: 'yes', dynamic: { '(': {}, 'a': { bits: 6, groupSize: 3 } }, other: 1 });
+    expect(problems).toHaveLength(8);
+  });
+});
