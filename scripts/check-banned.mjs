@@ -20,7 +20,10 @@ const maxTextBytes = 4 << 20;
 /** A free function called by name: not a member, not part of a longer word. */
 const call = (...names) => new RegExp(`(?<![\\w.]|->)(?:std::|::)?\\b(?:${names.join('|')})\\s*\\(`);
 const cppRules = [
-  { pattern: call('abort', 'exit', '_exit', '_Exit', 'quick_exit', 'terminate', 'raise'), rule: 'return a Status; engine code never ends the process' },
+  {
+    pattern: call('abort', 'exit', '_exit', '_Exit', 'quick_exit', 'terminate', 'raise'),
+    rule: 'return a Status; engine code never ends the process',
+  },
   { pattern: call('assert'), rule: 'return a Status, or use static_assert' },
   {
     pattern: call('printf', 'fprintf', 'vprintf', 'vfprintf', 'puts', 'fputs', 'putchar', 'perror'),
@@ -89,7 +92,10 @@ function listFiles(root) {
   const git = spawnSync('git', ['-C', root, 'ls-files', '-co', '--exclude-standard', '-z'], { encoding: 'utf8', maxBuffer: 1 << 26 });
   if (git.status === 0) return [...new Set(git.stdout.split('\0').filter(Boolean))].sort();
   const skipped = /(^|[\\/])(node_modules|build|dist|prebuilds|coverage|\.models)([\\/]|$)/;
-  return readdirSync(root, { recursive: true }).filter((name) => !skipped.test(name)).map((name) => name.split(path.sep).join('/')).sort();
+  return readdirSync(root, { recursive: true })
+    .filter((name) => !skipped.test(name))
+    .map((name) => name.split(path.sep).join('/'))
+    .sort();
 }
 
 function check(root, files = listFiles(root)) {
@@ -118,14 +124,18 @@ function selfTest() {
   const home = ['', 'home', 'somebody', 'x'].join('/');
   const cases = [
     ['cpp/base/a.cc', 'int f() {\n  std::abort();\n}\n', /:2: "std::abort\("/],
-    ['cpp/base/b.cc', '// abort() and exit(1) in a comment\nconst char* s = "printf(";\nstatic_assert(sizeof(int) == 4);\nx.abort();\n', null],
+    [
+      'cpp/base/b.cc',
+      '// abort() and exit(1) in a comment\nconst char* s = "printf(";\nstatic_assert(sizeof(int) == 4);\nx.abort();\n',
+      null,
+    ],
     ['cpp/base/c.cc', '#include <cassert>\nvoid f(int x) { assert(x); }\n', /:2: "assert\("/],
     ['cpp/base/d.cc', 'void f() { fprintf(stderr, "x"); }\n', /:1: "fprintf\("/],
     ['cpp/base/config.cc', 'const char* f() { return std::getenv("X"); }\n', null],
     ['cpp/engine/e.cc', 'const char* f() { return std::getenv("X"); }\n', /:1: "std::getenv\("/],
     ['cpp/engine/f.cc', 'void f() { throw 1; }\n', /:1: "throw"/],
     ['cpp/engine/g.cc', 'void f(char* a) { sprintf(a, "x"); snprintf(a, 1, "x"); }\n', /:1: "sprintf\("/],
-    ['cpp/engine/h.cc', 'int separator = 1\'000; void f() { exit(1); } char c = \'"\';\n', /:1: "exit\("/],
+    ['cpp/engine/h.cc', "int separator = 1'000; void f() { exit(1); } char c = '\"';\n", /:1: "exit\("/],
     ['binding/i.cc', 'void f() { std::cout << 1; }\n', /:1: "std::cout"/],
     ['lib/generate/j.ts', 'console.log(1);\n', /:1: "console.log"/],
     ['lib/generate/k.ts', "import http from 'node:http';\nexport { http };\n", /:1: "node:http"/],
@@ -141,7 +151,10 @@ function selfTest() {
       mkdirSync(path.dirname(path.join(root, file)), { recursive: true });
       writeFileSync(path.join(root, file), text);
     }
-    const { findings } = check(root, cases.map(([file]) => file));
+    const { findings } = check(
+      root,
+      cases.map(([file]) => file),
+    );
     return cases.flatMap(([file, , expected]) => {
       const own = findings.filter((finding) => finding.startsWith(`${file}:`));
       const ok = expected === null ? own.length === 0 : own.length === 1 && expected.test(own[0]);

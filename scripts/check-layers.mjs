@@ -25,13 +25,16 @@ const cppRooms = {
   base: { uses: [] },
 };
 /** Headers of one instruction set stay inside kernel/: everyone else goes through the chooser's table. */
-const privateFolders = ['kernel/ref/', 'kernel/avx2/', 'kernel/avx512/'];
+const privateFolders = ['kernel/ref/', 'kernel/simd/', 'kernel/avx2/', 'kernel/avx512/'];
 const cppPackages = { 'napi.h': ['binding'], 'node_api.h': ['binding'], 'uv.h': ['binding'] };
 
 const user = ['models', 'tokenizer', 'checkpoint', 'native', 'errors', 'options', 'model'];
 const libRooms = {
   cli: { uses: ['index', 'errors', 'options'] },
-  index: { uses: ['model', 'quantize', 'generate', 'chat', 'evaluate', 'checkpoint', 'errors', 'native'], types: ['graph', 'models', 'tokenizer'] },
+  index: {
+    uses: ['model', 'quantize', 'generate', 'chat', 'evaluate', 'checkpoint', 'errors', 'native'],
+    types: ['graph', 'models', 'tokenizer'],
+  },
   esm: { uses: ['index'] },
   model: { uses: ['models', 'tokenizer', 'checkpoint', 'native', 'generate', 'errors', 'options'], types: ['graph'] },
   quantize: { uses: user, types: ['graph'] },
@@ -60,7 +63,12 @@ function filesUnder(root, folder, pattern) {
   const entries = readdirSync(path.join(root, folder), { recursive: true, withFileTypes: true });
   return entries
     .filter((entry) => entry.isFile() && pattern.test(entry.name))
-    .map((entry) => path.relative(root, path.join(entry.parentPath ?? entry.path, entry.name)).split(path.sep).join('/'))
+    .map((entry) =>
+      path
+        .relative(root, path.join(entry.parentPath ?? entry.path, entry.name))
+        .split(path.sep)
+        .join('/'),
+    )
     .sort();
 }
 
@@ -90,7 +98,8 @@ function checkCpp(root, report) {
       if (!match) return;
       const [, quote, header] = match;
       const owners = cppPackages[header];
-      if (owners && !owners.includes(room)) report(file, index + 1, `${header} belongs to ${owners.join(', ')}; ${room} may not include it`);
+      if (owners && !owners.includes(room))
+        report(file, index + 1, `${header} belongs to ${owners.join(', ')}; ${room} may not include it`);
       if (quote === '<') return;
       if (header.startsWith('.')) return report(file, index + 1, `"${header}": include by the path from cpp/, not relative to this file`);
       const target = header.startsWith('binding/') ? 'binding' : header.split('/')[0];
@@ -117,7 +126,8 @@ function importsOf(source) {
     found.push({ name: specifier.text, line: source.getLineAndCharacterOfPosition(node.getStart(source)).line + 1, typeOnly });
   const onlyTypes = (clause) =>
     clause !== undefined &&
-    (clause.isTypeOnly || (!clause.name && clause.namedBindings?.elements?.length > 0 && clause.namedBindings.elements.every((element) => element.isTypeOnly)));
+    (clause.isTypeOnly ||
+      (!clause.name && clause.namedBindings?.elements?.length > 0 && clause.namedBindings.elements.every((element) => element.isTypeOnly)));
   const visit = (node) => {
     if (ts.isImportDeclaration(node)) add(node, node.moduleSpecifier, onlyTypes(node.importClause));
     else if (ts.isExportDeclaration(node) && node.moduleSpecifier) {

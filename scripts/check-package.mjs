@@ -58,16 +58,33 @@ function checkTarball(folder) {
   const parsed = JSON.parse(listing.slice(listing.search(/^[[{]/m)));
   const [packed] = Array.isArray(parsed) ? parsed : Object.values(parsed);
   const files = packed.files.map((file) => file.path);
-  expect(packed.size <= maxBytes, `tarball ${packed.size} bytes packed (at most ${maxBytes}), ${packed.unpackedSize} unpacked, ${files.length} files`);
-  for (const needed of ['dist/index.js', 'dist/index.d.ts', 'dist/esm.mjs', 'dist/esm.d.mts', 'dist/cli/main.js', 'lib/index.ts', 'LICENSE', 'README.md']) {
+  expect(
+    packed.size <= maxBytes,
+    `tarball ${packed.size} bytes packed (at most ${maxBytes}), ${packed.unpackedSize} unpacked, ${files.length} files`,
+  );
+  for (const needed of [
+    'dist/index.js',
+    'dist/index.d.ts',
+    'dist/esm.mjs',
+    'dist/esm.d.mts',
+    'dist/cli/main.js',
+    'lib/index.ts',
+    'LICENSE',
+    'README.md',
+  ]) {
     expect(files.includes(needed), `tarball holds ${needed}`);
   }
   const binaries = files.filter((file) => file.endsWith('.node'));
-  expect(binaries.some((file) => file.startsWith(`prebuilds/${process.platform}-${process.arch}/`)), `tarball holds a binary for this machine: ${binaries.join(' ')}`);
+  expect(
+    binaries.some((file) => file.startsWith(`prebuilds/${process.platform}-${process.arch}/`)),
+    `tarball holds a binary for this machine: ${binaries.join(' ')}`,
+  );
   const stray = files.filter((file) => /^(build|test|bench|coverage|node_modules|\.models|\.ci)\/|\.tsbuildinfo$/.test(file));
   expect(stray.length === 0, `tarball holds nothing that belongs to development ${stray.join(' ')}`);
   // dist/ is not cleaned by tsc: a source that was renamed leaves its old output behind.
-  const orphans = files.filter((file) => /^dist\/.*\.m?js$/.test(file) && !files.includes(file.replace(/^dist/, 'lib').replace(/js$/, 'ts')));
+  const orphans = files.filter(
+    (file) => /^dist\/.*\.m?js$/.test(file) && !files.includes(file.replace(/^dist/, 'lib').replace(/js$/, 'ts')),
+  );
   expect(orphans.length === 0, `every file of dist/ has its source ${orphans.join(' ')}`);
   return path.join(folder, packed.filename);
 }
@@ -117,10 +134,13 @@ function checkUse(consumer, env) {
     outputs.add(line);
   }
   expect(outputs.size === 1 && !outputs.has(undefined), 'all ways of loading give the same text');
-  writeFileSync(path.join(consumer, 'both.mjs'), `import { createRequire } from 'node:module';\nimport * as esm from 'lowbit';
+  writeFileSync(
+    path.join(consumer, 'both.mjs'),
+    `import { createRequire } from 'node:module';\nimport * as esm from 'lowbit';
 const cjs = createRequire(import.meta.url)('lowbit');
 const missing = Object.keys(cjs).filter((name) => esm[name] !== cjs[name]);
-if (missing.length > 0) throw new Error('import and require differ in ' + missing.join(', '));`);
+if (missing.length > 0) throw new Error('import and require differ in ' + missing.join(', '));`,
+  );
   expect(run(['both.mjs'], consumer, env) !== undefined, 'import and require share every export');
   const cli = run([path.join('node_modules', packageName, 'dist', 'cli', 'main.js'), '--version'], consumer, env)?.trim();
   expect(cli?.includes(version), `lowbit --version: ${cli}`);
@@ -128,7 +148,8 @@ if (missing.length > 0) throw new Error('import and require differ in ' + missin
 }
 
 function checkTypes(consumer) {
-  const text = "import { loadModel, quantize, LowbitError, type GenerateOptions } from 'lowbit';\nexport const used: [unknown, unknown, unknown, GenerateOptions] = [loadModel, quantize, LowbitError, { maxTokens: 1 }];\n";
+  const text =
+    "import { loadModel, quantize, LowbitError, type GenerateOptions } from 'lowbit';\nexport const used: [unknown, unknown, unknown, GenerateOptions] = [loadModel, quantize, LowbitError, { maxTokens: 1 }];\n";
   for (const file of ['types.cts', 'types.mts']) writeFileSync(path.join(consumer, file), text);
   mkdirSync(path.join(consumer, 'node_modules', '@types'), { recursive: true });
   for (const dependency of ['@types/node', 'undici-types']) {
@@ -136,8 +157,24 @@ function checkTypes(consumer) {
     if (!existsSync(target)) symlinkSync(path.join(root, 'node_modules', dependency), target);
   }
   for (const module of ['node16', 'nodenext']) {
-    const options = ['--noEmit', '--strict', '--target', 'es2022', '--lib', 'es2022,esnext.disposable', '--types', 'node', '--module', module, 'types.cts', 'types.mts'];
-    expect(run([require.resolve('typescript/bin/tsc'), ...options], consumer, process.env) !== undefined, `types compile with --module ${module}`);
+    const options = [
+      '--noEmit',
+      '--strict',
+      '--target',
+      'es2022',
+      '--lib',
+      'es2022,esnext.disposable',
+      '--types',
+      'node',
+      '--module',
+      module,
+      'types.cts',
+      'types.mts',
+    ];
+    expect(
+      run([require.resolve('typescript/bin/tsc'), ...options], consumer, process.env) !== undefined,
+      `types compile with --module ${module}`,
+    );
   }
 }
 
@@ -155,9 +192,13 @@ try {
   if (existsSync('/bin/sh')) symlinkSync('/bin/sh', path.join(programsOnly, 'sh'));
   writeFileSync(path.join(consumer, 'package.json'), '{ "private": true }\n');
   const env = { ...process.env, PATH: programsOnly, PREBUILDS_ONLY: '1' };
-  for (const key of Object.keys(env)) if (/^npm_|^LOWBIT_(PREBUILD|ISA)$|^NODE_PATH$/i.test(key) && !/cache|registry|cafile/i.test(key)) delete env[key];
+  for (const key of Object.keys(env))
+    if (/^npm_|^LOWBIT_(PREBUILD|ISA)$|^NODE_PATH$/i.test(key) && !/cache|registry|cafile/i.test(key)) delete env[key];
   const install = ['install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund', '--loglevel', 'error'];
-  if (tarball && expect(run([npmCli, ...install, tarball], consumer, env) !== undefined, 'installs without scripts and without a compiler')) {
+  if (
+    tarball &&
+    expect(run([npmCli, ...install, tarball], consumer, env) !== undefined, 'installs without scripts and without a compiler')
+  ) {
     checkUse(consumer, env);
     checkTypes(consumer);
   }

@@ -52,7 +52,9 @@ function selfTest() {
       writeFileSync(source, text);
       const { status, error, stderr } = spawnSync(compiler, ['-O0', '-c', source, '-o', object], { encoding: 'utf8' });
       if (status !== 0) return [`${compiler} failed: ${error?.message ?? stderr}`];
-      const findings = objectsUnder(root).filter((found) => found === object).flatMap(check);
+      const findings = objectsUnder(root)
+        .filter((found) => found === object)
+        .flatMap(check);
       const ok = expected === null ? findings.length === 0 : findings.some((finding) => expected.test(finding));
       return ok ? [] : [`${name}: ${findings.join(' | ') || 'nothing found'}`];
     });
@@ -64,7 +66,9 @@ function selfTest() {
 if (process.argv.includes('--self-test')) {
   const problems = selfTest();
   for (const problem of problems) console.error(problem);
-  console.log(problems.length === 0 ? 'check-weak-symbols: every planted violation was found' : 'check-weak-symbols: the check itself is broken');
+  console.log(
+    problems.length === 0 ? 'check-weak-symbols: every planted violation was found' : 'check-weak-symbols: the check itself is broken',
+  );
   process.exit(problems.length === 0 ? 0 : 1);
 }
 const folders = process.argv.slice(2);

@@ -52,7 +52,7 @@ async function demo(lowbit, directory, signal) {
   const tell = (file) =>
     withModel(file, 'fast', async (model) => {
       const context = await model.createContext({ contextSize: Math.min(model.contextLength, 512) });
-      const stream = context.generate(flags.prompt, { maxTokens: 200, temperature: 0.7, topP: 0.95, seed: 7, signal });
+      const stream = context.generate(flags.prompt, { maxTokens: 200, temperature: 0.7, topP: 0.95, seed: 7, stop: '<|endoftext|>', signal });
       let text = '';
       if (!flags.json) process.stdout.write(`  ${flags.prompt}`);
       for await (const piece of stream) {
@@ -66,14 +66,22 @@ async function demo(lowbit, directory, signal) {
   say(`\n${name}: ${before.architecture}, ${(before.parameters / 1e6).toPrecision(3)} M parameters, ${megabytes(before.storedBytes)}\n`);
   const report = await quantize({ model: flags.model, output, method: 'gptq', bits: 4, groupSize: 128, calibration, signal });
   const after = await inspect(output);
-  say(`  size         ${megabytes(before.storedBytes)} -> ${megabytes(after.storedBytes)}, by GPTQ to 4 bit in ${report.totals.seconds.toFixed(1)} s`);
-  say(`  bits/weight  ${before.bitsPerWeight.toFixed(2)} -> ${after.bitsPerWeight.toFixed(2)} (compressed linears ${report.totals.bitsPerWeight.toFixed(2)}, the rest as it was)`);
+  say(
+    `  size         ${megabytes(before.storedBytes)} -> ${megabytes(after.storedBytes)}, by GPTQ to 4 bit in ${report.totals.seconds.toFixed(1)} s`,
+  );
+  say(
+    `  bits/weight  ${before.bitsPerWeight.toFixed(2)} -> ${after.bitsPerWeight.toFixed(2)} (compressed linears ${report.totals.bitsPerWeight.toFixed(2)}, the rest as it was)`,
+  );
   const original = await perplexity(flags.model);
   const compressed = await perplexity(output);
   const change = (compressed.perplexity / original.perplexity - 1) * 100;
-  say(`  perplexity   ${original.perplexity.toFixed(3)} -> ${compressed.perplexity.toFixed(3)} (${change.toFixed(1)} % more) on ${compressed.tokens} tokens not calibrated on\n`);
+  say(
+    `  perplexity   ${original.perplexity.toFixed(3)} -> ${compressed.perplexity.toFixed(3)} (${change < 0 ? '' : '+'}${change.toFixed(1)} %) on ${compressed.tokens} tokens not calibrated on\n`,
+  );
   const story = await tell(output);
-  say(`\n\n  ${story.generated} tokens, ${story.rate.toFixed(0)} per second on ${story.info.threads} thread${story.info.threads === 1 ? '' : 's'} (${story.info.isa})\n`);
+  say(
+    `\n\n  ${story.generated} tokens, ${story.rate.toFixed(0)} per second on ${story.info.threads} thread${story.info.threads === 1 ? '' : 's'} (${story.info.isa})\n`,
+  );
 
   return {
     model: name,

@@ -96,7 +96,8 @@ async function writeSmallFiles() {
   for (const name of smallFiles) await copyFile(path.join(template, name), path.join(checkpoint, name));
   const text = gunzipSync(await readFile(path.join(template, 'tokenizer.json.gz')), { maxOutputLength: tokenizer.size });
   const digest = createHash('sha256').update(text).digest('hex');
-  if (digest !== tokenizer.sha256) throw new Error(`test/fixtures/smollm2/tokenizer.json.gz unpacks to SHA-256 ${digest} instead of ${tokenizer.sha256}`);
+  if (digest !== tokenizer.sha256)
+    throw new Error(`test/fixtures/smollm2/tokenizer.json.gz unpacks to SHA-256 ${digest} instead of ${tokenizer.sha256}`);
   await writeFile(path.join(checkpoint, 'tokenizer.json'), text);
 }
 

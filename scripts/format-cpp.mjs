@@ -25,5 +25,7 @@ const files = ['binding', 'cpp', 'test/native', 'bench/native']
   .flatMap((folder) => readdirSync(path.join(root, folder), { recursive: true }).map((name) => path.join(folder, name)))
   .filter((name) => /\.(cc|h)$/.test(name));
 const { status } = spawnSync(program, [...(check ? ['--dry-run', '--Werror'] : ['-i']), ...files], { stdio: 'inherit', cwd: root });
-console.log(`format-cpp: ${files.length} files ${status !== 0 ? 'need formatting: npm run format' : check ? 'are formatted' : 'formatted'}`);
+console.log(
+  `format-cpp: ${files.length} files ${status !== 0 ? 'need formatting: npm run format' : check ? 'are formatted' : 'formatted'}`,
+);
 process.exit(status === 0 && files.length > 0 ? 0 : 1);

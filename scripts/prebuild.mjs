@@ -38,7 +38,15 @@ function prebuild(name, target, zig) {
   console.log(`prebuild: ${name} with ${zig ? `zig for ${target.zig}` : 'the plain compiler'}`);
   const env = { ...process.env };
   if (zig) Object.assign(env, { LOWBIT_ZIG: zig, LOWBIT_ZIG_TARGET: target.zig });
-  const options = ['--napi', '--node-gyp', path.join(root, 'scripts', 'prebuildify-cmake.cjs'), '--platform', target.platform, '--arch', target.arch];
+  const options = [
+    '--napi',
+    '--node-gyp',
+    path.join(root, 'scripts', 'prebuildify-cmake.cjs'),
+    '--platform',
+    target.platform,
+    '--arch',
+    target.arch,
+  ];
   if (target.libc) options.push('--tag-libc', '--libc', target.libc);
   const { status } = spawnSync(process.execPath, [require.resolve('prebuildify/bin.js'), ...options], { stdio: 'inherit', cwd: root, env });
   // The tree is configured for another compiler or platform now: nothing of it may leak into the next local build.
@@ -46,25 +54,22 @@ function prebuild(name, target, zig) {
   return status === 0;
 }
 
-const host = `${process.platform}-${process.arch}`;
-const names = process.argv.slice(2);
-if (names.length === 0) names.push(host);
-const zig = findZig();
-const failed = [];
-for (const name of names) {
-  const target = targets[name];
-  if (!target) {
-    console.error(`prebuild: Expected one of ${Object.keys(targets).join(', ')} but received ${name}`);
-    process.exit(1);
-  }
-  if (!zig && name !== host) {
-    console.error(`prebuild: ${name} needs zig: pip install ziglang==0.17.1, or set LOWBIT_ZIG`);
-    process.exit(1);
-  }
-  if (!zig) console.warn("prebuild: WARNING: zig not found; the binary's glibc floor is that of this machine");
-  if (!prebuild(name, target, zig)) failed.push(name);
+function main() {
+  const host = `${process.platform}-${process.arch}`;
+  const names = process.argv.length > 2 ? process.argv.slice(2) : [host];
+  const unknown = names.filter((name) => !targets[name]);
+  if (unknown.length > 0) throw new Error(`Expected one of ${Object.keys(targets).join(', ')} but received ${unknown.join(', ')}`);
+  const zig = findZig();
+  if (!zig && names.some((name) => name !== host))
+    throw new Error('another platform needs zig: pip install ziglang==0.17.1, or set LOWBIT_ZIG');
+  if (!zig) console.warn("prebuild: WARNING: zig was not found; the binary's glibc floor is that of this machine");
+  const failed = names.filter((name) => !prebuild(name, targets[name], zig));
+  if (failed.length > 0) throw new Error(`failed for ${failed.join(', ')}`);
 }
-if (failed.length > 0) {
-  console.error(`prebuild: failed for ${failed.join(', ')}`);
-  process.exit(1);
+
+try {
+  main();
+} catch (error) {
+  console.error(`prebuild: ${error.message}`);
+  process.exitCode = 1;
 }

@@ -36,7 +36,10 @@ function newestSource(paths) {
   for (const entry of paths) {
     const stat = fs.statSync(entry, { throwIfNoEntry: false });
     if (!stat) continue;
-    newest = Math.max(newest, stat.isDirectory() ? newestSource(fs.readdirSync(entry).map((name) => path.join(entry, name))) : stat.mtimeMs);
+    newest = Math.max(
+      newest,
+      stat.isDirectory() ? newestSource(fs.readdirSync(entry).map((name) => path.join(entry, name))) : stat.mtimeMs,
+    );
   }
   return newest;
 }
@@ -85,7 +88,9 @@ if (current && process.env.LOWBIT_BUILD_FROM_SOURCE !== '1') {
 const missing = missingTools();
 if (missing.length > 0) {
   if (binary !== undefined && process.env.LOWBIT_BUILD_FROM_SOURCE !== '1') {
-    console.warn(`lowbit: using ${path.relative(root, binary)}, which is older than the sources; to rebuild it install ${missing.join(' and ')}`);
+    console.warn(
+      `lowbit: using ${path.relative(root, binary)}, which is older than the sources; to rebuild it install ${missing.join(' and ')}`,
+    );
     process.exit(0);
   }
   fail(

@@ -7,7 +7,8 @@
 //   scales  [groups, n]; g_idx [k]: the group of each input column.
 //   w[row][column] = scale[g][row] * (code - zero[g][row]) with g = g_idx[column]
 // zero_offset is 1 in files of checkpoint_format "gptq" (v1) and 0 in "gptq_v2". As in AutoGPTQ, a stored zero plus offset
-// wraps to `bits` bits for 2, 4 and 8 bits and does not for 3, where 8 is a valid zero point.
+// wraps to `bits` bits for 2, 4 and 8 bits and does not for 3, where 8 is a valid zero point. So a v1 file cannot hold the
+// 3-bit zero point 0: writers of such zeros need v2.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -20,6 +21,13 @@
 namespace lowbit {
 namespace {
 
+// Mapped files promise no alignment.
+uint32_t WordAt(const int32_t* words, size_t index) {
+  uint32_t word;
+  std::memcpy(&word, reinterpret_cast<const uint8_t*>(words) + index * sizeof(word), sizeof(word));
+  return word;
+}
+
 // Checked dimensions as sizes, and readers of single fields.
 struct Reader {
   const GptqTensors* t;
@@ -27,8 +35,8 @@ struct Reader {
 
   int Zero(size_t group, size_t row) const {
     const size_t bit = row * bits, word = group * (n * bits / 32) + bit / 32, shift = bit % 32;
-    uint32_t value = static_cast<uint32_t>(t->qzeros[word]) >> shift;
-    if (shift + bits > 32) value |= static_cast<uint32_t>(t->qzeros[word + 1]) << (32 - shift);
+    uint32_t value = WordAt(t->qzeros.data(), word) >> shift;
+    if (shift + bits > 32) value |= WordAt(t->qzeros.data(), word + 1) << (32 - shift);
     const uint32_t mask = (1u << bits) - 1;
     const uint32_t zero = (value & mask) + static_cast<uint32_t>(t->zero_offset);
     return static_cast<int>(bits == 3 ? zero : zero & mask);
@@ -119,16 +127,15 @@ Result<std::vector<int32_t>> ColumnOrder(const char* name, const GptqTensors& t,
 // 16 rows at one word row of qweight; padding rows (index < 0) give 0.
 void LoadWords(const int32_t* words, const int rows[kPanelRows], bool contiguous, uint32_t out[kPanelRows]) {
   if (contiguous) {
-    std::memcpy(out, words + rows[0], kPanelRows * sizeof(uint32_t));
+    std::memcpy(out, reinterpret_cast<const uint8_t*>(words + rows[0]), kPanelRows * sizeof(uint32_t));
     return;
   }
-  for (int r = 0; r < kPanelRows; ++r) out[r] = rows[r] < 0 ? 0 : static_cast<uint32_t>(words[rows[r]]);
+  for (int r = 0; r < kPanelRows; ++r) out[r] = rows[r] < 0 ? 0 : WordAt(words, static_cast<size_t>(rows[r]));
 }
 
-// Adds the code that starts at bit `shift` of `low` (and continues in `high`) as byte `column % 4` of the quad.
-void AddColumn(const uint32_t* low, const uint32_t* high, size_t shift, size_t bits, size_t column, uint32_t* quad) {
+// The code that starts at bit `shift` of `low` (and continues in `high`), as byte `place` / 8 of each quad.
+void AddColumn(const uint32_t* low, const uint32_t* high, size_t shift, size_t bits, size_t place, uint32_t* quad) {
   const uint32_t mask = (1u << bits) - 1;
-  const size_t place = column % 4 * 8;
   if (shift + bits <= 32) {
     for (int r = 0; r < kPanelRows; ++r) quad[r] |= (low[r] >> shift & mask) << place;
   } else {
@@ -136,14 +143,19 @@ void AddColumn(const uint32_t* low, const uint32_t* high, size_t shift, size_t b
   }
 }
 
-// 32 columns in file order: their words are `bits` consecutive word rows.
+// 32 columns in file order: their words are `bits` consecutive word rows. kBits is a constant so that shifts are, too.
+template <size_t kBits>
 void SubBlockInOrder(const Reader& reader, size_t sub_block, const int rows[kPanelRows], bool contiguous, uint32_t quads[8][kPanelRows]) {
-  uint32_t words[9][kPanelRows] = {};
-  const size_t first = sub_block * reader.bits, total = reader.k * reader.bits / 32, count = std::min(reader.bits, total - first);
+  uint32_t words[kBits + 1][kPanelRows] = {};  // the extra row is read, never used, by the last column
+  const size_t first = sub_block * kBits, total = reader.k * kBits / 32, count = std::min(kBits, total - first);
   for (size_t w = 0; w < count; ++w) LoadWords(reader.t->qweight.data() + (first + w) * reader.n, rows, contiguous, words[w]);
-  for (size_t c = 0; c < kSubBlock; ++c) {
-    const size_t bit = c * reader.bits;
-    AddColumn(words[bit / 32], words[bit / 32 + 1], bit % 32, reader.bits, c, quads[c / 4]);
+  for (size_t t = 0; t < 8; ++t) {
+    uint32_t quad[kPanelRows] = {};
+    for (size_t i = 0; i < 4; ++i) {
+      const size_t bit = (t * 4 + i) * kBits;
+      AddColumn(words[bit / 32], words[bit / 32 + 1], bit % 32, kBits, i * 8, quad);
+    }
+    std::memcpy(quads[t], quad, sizeof(quad));
   }
 }
 
@@ -156,7 +168,7 @@ void SubBlockPermuted(const Reader& reader, std::span<const int32_t> columns, co
     uint32_t low[kPanelRows], high[kPanelRows] = {};
     LoadWords(words, rows, contiguous, low);
     if (shift + reader.bits > 32) LoadWords(words + reader.n, rows, contiguous, high);
-    AddColumn(low, high, shift, reader.bits, c, quads[c / 4]);
+    AddColumn(low, high, shift, reader.bits, c % 4 * 8, quads[c / 4]);
   }
 }
 
@@ -200,6 +212,10 @@ Result<Part> PackGptq(const char* name, const GptqTensors& tensors, const RowMap
                       reader.groups * n * reader.bits / 8;
 
   const AffineLayout layout(part.view);
+  const auto sub_block_in_order = tensors.bits == 2   ? SubBlockInOrder<2>
+                                  : tensors.bits == 3 ? SubBlockInOrder<3>
+                                  : tensors.bits == 4 ? SubBlockInOrder<4>
+                                                      : SubBlockInOrder<8>;
   for (size_t row0 = 0; row0 < n; row0 += kPanelRows) {
     int rows[kPanelRows];
     for (int r = 0; r < kPanelRows; ++r) rows[r] = SourceRow(map, tensors.n, static_cast<int>(row0) + r);
@@ -208,7 +224,7 @@ Result<Part> PackGptq(const char* name, const GptqTensors& tensors, const RowMap
     for (size_t s = 0; s < layout.sub_blocks; ++s) {
       uint32_t quads[8][kPanelRows] = {};
       if (part.permutation.empty()) {
-        SubBlockInOrder(reader, s, rows, contiguous, quads);
+        sub_block_in_order(reader, s, rows, contiguous, quads);
       } else {
         const size_t count = std::min(size_t(kSubBlock), k - s * kSubBlock);
         SubBlockPermuted(reader, std::span<const int32_t>(part.permutation).subspan(s * kSubBlock, count), rows, contiguous, quads);

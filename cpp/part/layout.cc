@@ -71,17 +71,19 @@ void StoreSubBlock(const uint32_t quads[8][kPanelRows], int bits, uint8_t* lines
   }
 }
 
-void LoadSubBlock(const uint8_t* lines, int bits, uint8_t codes[8][4 * kPanelRows]) {
+void LoadSubBlock(const uint8_t* lines, int bits, uint32_t quads[8][kPanelRows]) {
   int shift = 0;
   for (const int width : kPlanes) {
     if ((bits & width) == 0) continue;
-    const int mask = (1 << width) - 1;
+    const uint32_t mask = 0x01010101u * ((1u << width) - 1);
     for (int line = 0; line < width; ++line, lines += 64) {
+      uint32_t words[kPanelRows];
+      std::memcpy(words, lines, sizeof(words));
       for (int field = 0; field < 8 / width; ++field) {
-        uint8_t* out = codes[line + field * width];
-        for (int b = 0; b < 4 * kPanelRows; ++b) {
-          const int value = ((lines[b] >> (field * width)) & mask) << shift;
-          out[b] = static_cast<uint8_t>(shift == 0 ? value : out[b] | value);
+        uint32_t* quad = quads[line + field * width];
+        for (int r = 0; r < kPanelRows; ++r) {
+          const uint32_t piece = ((words[r] >> (field * width)) & mask) << shift;
+          quad[r] = shift == 0 ? piece : quad[r] | piece;
         }
       }
     }

@@ -41,8 +41,8 @@ struct AffineLayout {
 // Writes one sub-block. quads[t][r] = the codes of columns 4t..4t+3 of row r, one per byte, first column lowest.
 void StoreSubBlock(const uint32_t quads[8][kPanelRows], int bits, uint8_t* lines);
 
-// The inverse: codes[t][4r + i] = code of column 4t + i of row r.
-void LoadSubBlock(const uint8_t* lines, int bits, uint8_t codes[8][4 * kPanelRows]);
+// The inverse.
+void LoadSubBlock(const uint8_t* lines, int bits, uint32_t quads[8][kPanelRows]);
 
 // One scale record. `seconds` is ignored for kSymmetric. Values must be representable when the record is f16.
 void StoreRecord(const PackedView& format, const float scales[kPanelRows], const float seconds[kPanelRows], uint8_t* record);

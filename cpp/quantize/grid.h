@@ -11,7 +11,7 @@
 namespace lowbit {
 
 // Rows handled together: four 16-float lines, so that 1536 columns of them (384 KiB) stay in L2 during a GPTQ solve.
-constexpr int kGridRows = 64;
+constexpr int kGridRows = 48;
 
 struct GridRule {
   int bits = 4;

@@ -53,7 +53,7 @@ export class ChatSession {
     if (!context.tokenizer.hasChatTemplate) {
       throw new LowbitError(
         'UNSUPPORTED',
-        'This model has no chat template, so it was not made for conversations: use context.generate() with a plain prompt, or put a chat_template.jinja beside the model',
+        'This model has no chat template, so it was not made for conversations: use context.generate() (or lowbit generate) with a plain prompt, or put a chat_template.jinja beside the model',
       );
     }
     const { systemPrompt, history = [] } = checked;

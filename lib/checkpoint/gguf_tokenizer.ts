@@ -140,28 +140,26 @@ function mergesFromScores(metadata: GgufMetadata, { tokens, types, ids }: Vocabu
     throw corruptFile(metadata.file, `${key} does not hold one finite number for each of ${tokens.length} tokens`);
   }
   const isPiece = (id: number | undefined): boolean => id !== undefined && (types[id] ?? NORMAL) === NORMAL;
-  const found: { readonly left: string; readonly right: string; readonly score: number; readonly leftId: number; readonly rightId: number }[] = [];
+  const found: Merge[] = [];
   tokens.forEach((token, id) => {
     if (!isPiece(id)) return;
-    let cut = 0;
-    for (const character of token) {
-      cut += character.length;
-      if (cut === token.length) break;
-      const [left, right] = [token.slice(0, cut), token.slice(cut)];
-      const [leftId, rightId] = [ids.get(left), ids.get(right)];
-      if (isPiece(leftId) && isPiece(rightId)) found.push({ left, right, score: scores[id] as number, leftId: leftId as number, rightId: rightId as number });
+    const symbols = Array.from(token);
+    for (let cut = 1, at = 0; cut < symbols.length; cut++) {
+      at += (symbols[cut - 1] as string).length;
+      const pair = [token.slice(0, at), token.slice(at)] as const;
+      if (isPiece(ids.get(pair[0])) && isPiece(ids.get(pair[1]))) found.push({ pair, score: scores[id] as number, left: cut, right: symbols.length - cut });
     }
   });
-  found.sort(
-    (a, b) => b.score - a.score || characters(b.left) - characters(a.left) || characters(b.right) - characters(a.right) || a.leftId - b.leftId || a.rightId - b.rightId,
-  );
-  return found.map(({ left, right }) => [left, right]);
+  found.sort((a, b) => b.score - a.score || b.left - a.left || b.right - a.right);
+  return found.map(({ pair }) => pair);
 }
 
-function characters(text: string): number {
-  let count = 0;
-  for (const _ of text) count++;
-  return count;
+/** A way to cut a piece; lengths in characters. */
+interface Merge {
+  readonly pair: readonly [string, string];
+  readonly score: number;
+  readonly left: number;
+  readonly right: number;
 }
 
 /** Tokens that are found in text before anything else. Control tokens are special: decoding may leave them out. */

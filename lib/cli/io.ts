@@ -63,13 +63,14 @@ function barProgress(stream: NodeJS.WriteStream, label: string): Progress {
   };
 }
 
-/** Without a terminal: one line per tenth, so that a log stays short. */
+/** Without a terminal: one line per tenth, and none in the first second, so that a log stays short. */
 function lineProgress(stream: NodeJS.WriteStream, label: string): Progress {
-  let tenths = -1;
+  const start = performance.now();
+  let tenths = 0;
   return {
     update(fraction, detail = '') {
       const now = Math.floor(clamp(fraction) * 10);
-      if (now <= tenths) return;
+      if (now <= tenths || performance.now() - start < 1000) return;
       tenths = now;
       stream.write(`${label} ${now * 10}%${detail === '' ? '' : ` ${detail}`}\n`);
     },

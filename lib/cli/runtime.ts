@@ -15,9 +15,9 @@ export function addRunOptions(command: Command): Command {
     .addOption(new Option('--precision <path>', 'fast: int8 activations; exact: f32, the reference').choices(['fast', 'exact']).default('fast'));
 }
 
-export function addSamplingOptions(command: Command): Command {
+export function addSamplingOptions(command: Command, defaultMaxTokens: string): Command {
   return command
-    .option('-n, --max-tokens <n>', 'most tokens to generate', parseNumber)
+    .option('-n, --max-tokens <n>', `most tokens to generate (default: ${defaultMaxTokens})`, parseNumber)
     .option('--temperature <t>', 'randomness, 0 = always the most probable token (default: 0)', parseNumber)
     .option('--top-k <k>', 'draw from the k most probable tokens, 0 = all (default: 0)', parseNumber)
     .option('--top-p <p>', 'draw from the most probable tokens up to this sum, 1 = all (default: 1)', parseNumber)

@@ -78,7 +78,7 @@ export async function perplexity(model: Model, options: PerplexityOptions): Prom
     );
   }
   const total = Math.min(Math.floor(tokens.length / contextSize), checked.chunks ?? Infinity);
-  const bos = state.optionalTokenizer?.addsBos ? state.optionalTokenizer.bosId : undefined;
+  const bos = addedBos(state);
   const runner = await StepRunner.create(state, { contextSize, sequences: 1, kvType: defaultKvType(state.precision) });
   const sum = new LossSum();
   const start = performance.now();
@@ -117,6 +117,11 @@ function evaluatedTokens(state: ModelState, options: { readonly text?: string; r
     throw invalidArgument('text', 'exactly one of the options text and tokens', text === undefined ? undefined : 'both');
   }
   return tokens ?? state.tokenizer.encode(text as string);
+}
+
+/** The BOS token if the tokenizer puts it before every text. */
+function addedBos({ optionalTokenizer: tokenizer }: ModelState): number | undefined {
+  return tokenizer?.bosId !== undefined && tokenizer.prefixIds.includes(tokenizer.bosId) ? tokenizer.bosId : undefined;
 }
 
 /** Log-probabilities of the chunk's targets from its middle on. The last token is only a target, so it is not run. */

@@ -110,7 +110,8 @@ export class PlanBuilder {
    *
    * The engine runs the epilogue only on the rows whose logits are wanted: it gathers those rows of `residual` first, so that row r
    * of any other buffer belongs to another token than in the blocks. The epilogue may therefore read `residual` and what it wrote
-   * itself, nothing else; that is checked here.
+   * itself, nothing else, and must leave `residual` alone, as it may run once for each few rows; both are checked here. Buffers that
+   * only the epilogue uses need no more rows than those.
    */
   finish(header: PlanHeader, residual: View, logits: View): Plan {
     const begin = this.blockRanges.at(-1)?.end;
@@ -152,7 +153,9 @@ export class PlanBuilder {
       case 'rms_norm': {
         const length = this.vectors[op.vector]?.length;
         if (op.in.width !== op.out.width) return `width ${op.in.width} does not equal ${op.out.width}`;
-        return op.group === length && op.in.width % op.group === 0 ? undefined : `group ${op.group} fits neither ${length} nor ${op.in.width}`;
+        return op.group === length && op.in.width % op.group === 0
+          ? undefined
+          : `group ${op.group} fits neither ${length} nor ${op.in.width}`;
       }
       case 'linear':
         return op.outputs
@@ -161,11 +164,14 @@ export class PlanBuilder {
       case 'rope': {
         const rotaryDim = 2 * (this.ropes[op.rope]?.inverseFrequencies.length ?? Infinity);
         const fits = op.view.width === op.nHeads * op.headDim && Number.isInteger(op.nHeads) && rotaryDim <= op.headDim;
-        return fits ? undefined : `${op.nHeads} heads of ${op.headDim} with ${rotaryDim} rotary dimensions do not fit width ${op.view.width}`;
+        return fits
+          ? undefined
+          : `${op.nHeads} heads of ${op.headDim} with ${rotaryDim} rotary dimensions do not fit width ${op.view.width}`;
       }
       case 'attention': {
         const kvWidth = op.nKvHeads * op.headDim;
-        const fits = op.q.width === op.nHeads * op.headDim && op.out.width === op.q.width && op.k.width === kvWidth && op.v.width === kvWidth;
+        const fits =
+          op.q.width === op.nHeads * op.headDim && op.out.width === op.q.width && op.k.width === kvWidth && op.v.width === kvWidth;
         return fits && op.nHeads % op.nKvHeads === 0 ? undefined : `views do not fit ${op.nHeads}/${op.nKvHeads} heads of ${op.headDim}`;
       }
       case 'glu':
@@ -189,7 +195,10 @@ export class PlanBuilder {
       if (op.op === 'attention') throw internal('the epilogue must not attend');
       const foreign = reads(op).find((view) => !known.has(view.buffer));
       if (foreign !== undefined) throw internal(`the epilogue reads buffer ${this.buffers[foreign.buffer]?.name}, which it did not write`);
-      for (const view of writes(op)) known.add(view.buffer);
+      for (const view of writes(op)) {
+        if (view.buffer === residual) throw internal('the epilogue writes the residual');
+        known.add(view.buffer);
+      }
     }
   }
 }

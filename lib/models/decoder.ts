@@ -136,7 +136,8 @@ export class Decoder {
     const normed = this.norm('model.norm', this.x, this.builder.buffer('final', hiddenSize), hiddenSize);
     this.logits = this.builder.buffer('logits', vocabSize);
     // A tied head is the embedding's own entry, so that memory holds it once.
-    const weight = this.tied && this.embedding !== undefined ? this.embedding : this.weight('lm_head', this.logits, normed, NO_BIAS, 'head');
+    const weight =
+      this.tied && this.embedding !== undefined ? this.embedding : this.weight('lm_head', this.logits, normed, NO_BIAS, 'head');
     this.builder.linear(normed, [{ weight, out: this.logits, accumulate: false }]);
     if (softcap > 0) this.builder.softcap(this.logits, softcap);
   }
@@ -332,6 +333,7 @@ export function readWindows(model: Decoder, typeOf: (index: number) => LayerType
   const { config } = model;
   const length = model.shape.nLayers;
   const types =
-    config.choices<LayerType>('layer_types', length, ['full_attention', 'sliding_attention']) ?? Array.from({ length }, (_, i) => typeOf(i));
+    config.choices<LayerType>('layer_types', length, ['full_attention', 'sliding_attention']) ??
+    Array.from({ length }, (_, i) => typeOf(i));
   return types.map((type) => (type === 'full_attention' ? 0 : config.integer('sliding_window', LIMITS.context, defaultWindow)));
 }

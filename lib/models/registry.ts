@@ -50,7 +50,8 @@ function refuseOtherKinds(config: ConfigReader): void {
     if (config.has(key)) throw config.unsupported(key, 'mixture-of-experts models cannot be run yet, only dense ones');
   }
   for (const key of TOWER_KEYS) {
-    if (config.has(key)) throw config.unsupported(key, 'multimodal checkpoints cannot be run, only text models; use one exported as text only');
+    if (config.has(key))
+      throw config.unsupported(key, 'multimodal checkpoints cannot be run, only text models; use one exported as text only');
   }
 }
 

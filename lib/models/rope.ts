@@ -56,7 +56,10 @@ export function readRope(config: ConfigReader, request: RopeRequest): RopeTable 
   // A share such as 80/96 must not lose its last dimension to rounding.
   const rotaryDim = Math.floor(request.headDim * (parameters?.number('partial_rotary_factor', { min: 0, max: 1 }, share) ?? share) + 1e-6);
   if (rotaryDim < 2 || rotaryDim % 2 !== 0) {
-    throw config.corrupt('head_dim', `Expected even number of rotary dimensions but ${config.file} gives ${rotaryDim} of head_dim ${request.headDim}`);
+    throw config.corrupt(
+      'head_dim',
+      `Expected even number of rotary dimensions but ${config.file} gives ${rotaryDim} of head_dim ${request.headDim}`,
+    );
   }
   const maxContext = config.integer('max_position_embeddings', LIMITS.context);
   const originalContext = originalContextOf(config, scaling, maxContext);

@@ -87,7 +87,10 @@ function storage(plan: Plan, checkpoint: Checkpoint): string {
         : (checkpoint.tensors[source.tensor]?.dtype ?? 'unknown');
     totals.set(kind, (totals.get(kind) ?? 0) + n * k);
   }
-  return [...totals].sort(([, a], [, b]) => b - a).map(([kind]) => kind).join(' + ');
+  return [...totals]
+    .sort(([, a], [, b]) => b - a)
+    .map(([kind]) => kind)
+    .join(' + ');
 }
 
 function sum(values: readonly number[]): number {

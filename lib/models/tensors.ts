@@ -86,7 +86,10 @@ export class TensorResolver {
   finish(architecture: string, unused: readonly string[]): void {
     const spare = new Set(unused.map((name) => this.checkpoint.find(name)));
     const unknown = this.checkpoint.tensors.filter(({ name }, index) => !this.used.has(index) && !spare.has(index) && !IGNORED.test(name));
-    const problems = [...this.problems, ...unknown.map(({ name }) => `${name} is not part of a ${architecture} model with this configuration`)];
+    const problems = [
+      ...this.problems,
+      ...unknown.map(({ name }) => `${name} is not part of a ${architecture} model with this configuration`),
+    ];
     if (problems.length === 0) {
       const [first] = this.warnings;
       if (first !== undefined) this.onWarning(this.warnings.length > 1 ? `${first} (and so are ${this.warnings.length - 1} more)` : first);
@@ -113,8 +116,12 @@ export class TensorResolver {
     const { bits, descAct } = settings;
     const groupSize = settings.groupSize === -1 ? k : Math.min(settings.groupSize, k);
     const groups = Math.ceil(k / groupSize);
-    for (const [side, length] of [['rows', n], ['columns', k]] as const) {
-      if ((length * bits) % 32 !== 0) this.problems.push(`${name} has ${length} ${side} of ${bits} bits, which do not fill whole 32-bit words`);
+    for (const [side, length] of [
+      ['rows', n],
+      ['columns', k],
+    ] as const) {
+      if ((length * bits) % 32 !== 0)
+        this.problems.push(`${name} has ${length} ${side} of ${bits} bits, which do not fill whole 32-bit words`);
     }
     const qweight = this.take(`${name}.qweight`, [(k * bits) / 32, n], ['I32']);
     const before = this.problems.length;

@@ -13,8 +13,8 @@ import type { CalibrationMessage, CalibrationSource } from './options';
 export interface CalibrationTokenizer {
   /** Ids of a text without any special token put around it. */
   encode(text: string): ArrayLike<number>;
-  /** The BOS that belongs before every text; undefined when the model wants none. */
-  readonly bos: number | undefined;
+  /** What belongs before every text, usually BOS or nothing. */
+  readonly prefix: readonly number[];
   /** Ids of a conversation through the chat template, which writes its special tokens itself. */
   encodeChat(messages: readonly CalibrationMessage[]): ArrayLike<number>;
 }
@@ -47,7 +47,11 @@ const maxFileBytes = 256 * 2 ** 20;
  * @throws {LowbitError} INVALID_ARGUMENT when there are too few tokens (details: tokens, needed, wanted) or an id is outside the vocabulary;
  *   IO and CORRUPT_FILE for a file that cannot be read or is not UTF-8
  */
-export async function calibrationSamples(source: CalibrationSource, tokenizer: CalibrationTokenizer, limits: CalibrationLimits): Promise<CalibrationSamples> {
+export async function calibrationSamples(
+  source: CalibrationSource,
+  tokenizer: CalibrationTokenizer,
+  limits: CalibrationLimits,
+): Promise<CalibrationSamples> {
   if (typeof source === 'string') return fromText(source, 'text', tokenizer, limits);
   if (!Array.isArray(source)) return fromText(await readText((source as { readonly file: string }).file), 'file', tokenizer, limits);
   const first: unknown = source[0];
@@ -57,7 +61,7 @@ export async function calibrationSamples(source: CalibrationSource, tokenizer: C
   for (let i = 0; i < source.length && samples.length < limits.samples; i++) {
     const ids =
       kind === 'texts'
-        ? [...bosOf(tokenizer), ...Array.from(tokenizer.encode(source[i] as string)).slice(0, limits.length)]
+        ? [...tokenizer.prefix, ...Array.from(tokenizer.encode(source[i] as string)).slice(0, limits.length)]
         : kind === 'chats'
           ? tokenizer.encodeChat(source[i] as readonly CalibrationMessage[])
           : tokenIds(`calibration[${i}]`, source[i], limits.vocabSize);
@@ -72,12 +76,12 @@ export async function calibrationSamples(source: CalibrationSource, tokenizer: C
  * text, a window is BOS and length - 1 tokens: such models behave differently without it, and so would their Hessians.
  */
 function fromText(text: string, source: 'text' | 'file', tokenizer: CalibrationTokenizer, limits: CalibrationLimits): CalibrationSamples {
-  const bos = bosOf(tokenizer);
-  const step = limits.length - bos.length;
+  const { prefix } = tokenizer;
+  const step = limits.length - prefix.length;
   const ids = encodeStart(text, tokenizer, limits.samples * step);
   const samples: number[][] = [];
   for (let begin = 0; begin + step <= ids.length && samples.length < limits.samples; begin += step) {
-    samples.push([...bos, ...(Array.prototype.slice.call(ids, begin, begin + step) as number[])]);
+    samples.push([...prefix, ...(Array.prototype.slice.call(ids, begin, begin + step) as number[])]);
   }
   if (samples.length === 0) throw tooFew(ids.length, Math.max(step, minTotalTokens), limits, `the calibration ${source}`);
   return pack(samples, source, 0, limits, `the calibration ${source}`);
@@ -96,15 +100,21 @@ function encodeStart(text: string, tokenizer: CalibrationTokenizer, wanted: numb
   return tokenizer.encode(text);
 }
 
-function bosOf({ bos }: CalibrationTokenizer): readonly number[] {
-  return bos === undefined ? [] : [bos];
-}
-
-function pack(samples: readonly ArrayLike<number>[], source: CalibrationSamples['source'], dropped: number, limits: CalibrationLimits, what: string): CalibrationSamples {
+function pack(
+  samples: readonly ArrayLike<number>[],
+  source: CalibrationSamples['source'],
+  dropped: number,
+  limits: CalibrationLimits,
+  what: string,
+): CalibrationSamples {
   const total = samples.reduce((sum, sample) => sum + sample.length, 0);
   if (total < minTotalTokens) throw tooFew(total, minTotalTokens, limits, what, dropped);
   if (total > 2 ** 31 - 1) {
-    throw new LowbitError('INVALID_ARGUMENT', `Expected at most ${2 ** 31 - 1} calibration tokens but received ${total}; use fewer calibrationSamples`, { option: 'calibrationSamples' });
+    throw new LowbitError(
+      'INVALID_ARGUMENT',
+      `Expected at most ${2 ** 31 - 1} calibration tokens but received ${total}; use fewer calibrationSamples`,
+      { option: 'calibrationSamples' },
+    );
   }
   const tokens = new Int32Array(total);
   const offsets = new Int32Array(samples.length + 1);
@@ -151,11 +161,21 @@ async function readText(file: string): Promise<string> {
     bytes = await readFile(file);
   } catch (cause) {
     if (cause instanceof LowbitError) throw cause;
-    throw new LowbitError('IO', `Cannot read the calibration file ${path.resolve(file)}: ${(cause as Error).message}`, { file: path.resolve(file), option: 'calibration' }, { cause });
+    throw new LowbitError(
+      'IO',
+      `Cannot read the calibration file ${path.resolve(file)}: ${(cause as Error).message}`,
+      { file: path.resolve(file), option: 'calibration' },
+      { cause },
+    );
   }
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (cause) {
-    throw new LowbitError('CORRUPT_FILE', `The calibration file ${path.resolve(file)} is not UTF-8 text`, { file: path.resolve(file), option: 'calibration' }, { cause });
+    throw new LowbitError(
+      'CORRUPT_FILE',
+      `The calibration file ${path.resolve(file)} is not UTF-8 text`,
+      { file: path.resolve(file), option: 'calibration' },
+      { cause },
+    );
   }
 }

@@ -61,7 +61,9 @@ export class DynamicTable {
     if (this.rules.length === 0) return undefined;
     return Object.fromEntries(
       this.rules.map((rule) =>
-        rule.overrides === false ? [`-:${rule.source}`, {}] : [rule.key, Object.fromEntries(Object.entries(rule.overrides).map(([k, v]) => [snakeCase(k), v]))],
+        rule.overrides === false
+          ? [`-:${rule.source}`, {}]
+          : [rule.key, Object.fromEntries(Object.entries(rule.overrides).map(([k, v]) => [snakeCase(k), v]))],
       ),
     );
   }
@@ -82,7 +84,9 @@ function parseRule(key: string, value: unknown, problems: LowbitError[]): Rule |
   try {
     pattern = new RegExp(`^(?:${source})`);
   } catch (cause) {
-    problems.push(wrong(`Expected a valid regular expression as key of dynamic but received "${key}": ${(cause as Error).message}`, option, cause));
+    problems.push(
+      wrong(`Expected a valid regular expression as key of dynamic but received "${key}": ${(cause as Error).message}`, option, cause),
+    );
     return undefined;
   }
   let overrides: DynamicOverrides | false = false;
@@ -94,9 +98,16 @@ function parseRule(key: string, value: unknown, problems: LowbitError[]): Rule |
     const settings = checkEach(option, value, settingRules, problems, option) as DynamicOverrides;
     const names = Object.keys(value);
     if (negative && names.length > 0) {
-      problems.push(wrong(`Expected no overrides for ${option}, because "-:" leaves linears dense, but received ${names.join(', ')}`, option));
+      problems.push(
+        wrong(`Expected no overrides for ${option}, because "-:" leaves linears dense, but received ${names.join(', ')}`, option),
+      );
     } else if (!negative && names.length === 0) {
-      problems.push(wrong(`Expected at least one override for ${option} but received none; use false or the prefix "-:" to leave linears dense`, option));
+      problems.push(
+        wrong(
+          `Expected at least one override for ${option} but received none; use false or the prefix "-:" to leave linears dense`,
+          option,
+        ),
+      );
     }
     if (!negative) overrides = settings;
   }

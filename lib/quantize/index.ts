@@ -38,7 +38,7 @@ export async function quantize(options: QuantizeOptions): Promise<QuantizeReport
   const forward = (): void => abort.abort(signal?.reason);
   if (signal?.aborted) forward();
   signal?.addEventListener('abort', forward, { once: true });
-  let failure: unknown;
+  let failure: { readonly thrown: unknown } | undefined;
   /** The engine calls back from its own threads' queue, where nobody could catch: the first failure ends the run and is thrown below. */
   const report = (event: Parameters<NonNullable<QuantizeOptions['onProgress']>>[0]): void => {
     if (abort.signal.aborted) return;
@@ -52,14 +52,18 @@ export async function quantize(options: QuantizeOptions): Promise<QuantizeReport
   try {
     return await run(prepared, abort.signal, report);
   } catch (reason) {
-    if (failure !== undefined) throw (failure as { readonly thrown: unknown }).thrown;
-    throw reason;
+    if (failure !== undefined) throw failure.thrown;
+    throw reason instanceof Error ? reason : toLowbitError(reason);
   } finally {
     signal?.removeEventListener('abort', forward);
   }
 }
 
-async function run(prepared: Prepared, signal: AbortSignal, onProgress: NonNullable<QuantizeOptions['onProgress']>): Promise<QuantizeReport> {
+async function run(
+  prepared: Prepared,
+  signal: AbortSignal,
+  onProgress: NonNullable<QuantizeOptions['onProgress']>,
+): Promise<QuantizeReport> {
   const { options, checkpoint, plan, selection, samples, checkpointFormat } = prepared;
   const record = new RunRecord(prepared.warnings);
   const work = totalWork(plan, selection.targets, samples?.tokens.length);
@@ -99,7 +103,7 @@ async function run(prepared: Prepared, signal: AbortSignal, onProgress: NonNulla
       await writer.abort();
       throw reason;
     } finally {
-      await dispose(model);
+      await native().disposeModel(model);
     }
   };
   return withAtomicDirectory(options.output, write, { overwrite: options.overwrite, signal });
@@ -108,15 +112,9 @@ async function run(prepared: Prepared, signal: AbortSignal, onProgress: NonNulla
 function load({ options, checkpoint, plan }: Prepared, signal: AbortSignal, progress: ProgressTracker): Promise<ModelHandle> {
   const { files, tensors } = checkpoint;
   const onProgress = (done: number, total: number): void => progress.load(total > 0 ? done / total : 1);
-  return runJob({ signal, onProgress }, (control) => native().loadModel({ files, tensors, plan, precision: 'exact', threads: options.threads }, control));
-}
-
-async function dispose(model: ModelHandle): Promise<void> {
-  try {
-    await native().disposeModel(model);
-  } catch (reason) {
-    throw toLowbitError(reason);
-  }
+  return runJob({ signal, onProgress }, (control) =>
+    native().loadModel({ files, tensors, plan, precision: 'exact', threads: options.threads }, control),
+  );
 }
 
 /** Of the package this file belongs to; lib/ and dist/ lie equally deep. */

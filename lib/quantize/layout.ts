@@ -76,7 +76,13 @@ export function checkpointFormat(targets: Iterable<Target>): CheckpointFormat {
  * Settles the settings of every decoder linear. Appends a problem for linears that the layout cannot hold, for rules that match nothing, and
  * when nothing is left to quantise; `candidates` are the weights that may be quantised.
  */
-export function selectTargets(plan: Plan, candidates: readonly number[], settings: SolveSettings, dynamic: DynamicTable, problems: LowbitError[]): Selection {
+export function selectTargets(
+  plan: Plan,
+  candidates: readonly number[],
+  settings: SolveSettings,
+  dynamic: DynamicTable,
+  problems: LowbitError[],
+): Selection {
   const targets = new Map<number, Target>();
   const skipped: string[] = [];
   const misfits: string[] = [];
@@ -113,7 +119,9 @@ export function selectTargets(plan: Plan, candidates: readonly number[], setting
     );
   }
   if (targets.size === 0 && misfits.length === 0) {
-    problems.push(new LowbitError('INVALID_ARGUMENT', 'Nothing to quantise: the rules in dynamic leave every linear dense', { option: 'dynamic' }));
+    problems.push(
+      new LowbitError('INVALID_ARGUMENT', 'Nothing to quantise: the rules in dynamic leave every linear dense', { option: 'dynamic' }),
+    );
   }
   return { targets, skipped };
 }

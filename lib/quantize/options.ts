@@ -101,7 +101,11 @@ const calibration: Rule<CalibrationSource> = (option, value) => {
 const lmHead: Rule<false> = (option, value) => {
   const wanted = boolean(option, value);
   if (!wanted) return wanted;
-  throw new LowbitError('UNSUPPORTED', 'lmHead: true is not supported: the output head stays dense, because only decoder blocks are calibrated', { option });
+  throw new LowbitError(
+    'UNSUPPORTED',
+    'lmHead: true is not supported: the output head stays dense, because only decoder blocks are calibrated',
+    { option },
+  );
 };
 
 /** Every option of quantize() except `dynamic`, whose rules are many problems at once (dynamic.ts). */
@@ -137,11 +141,19 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
   }
   const method = checked.method ?? 'gptq';
   if (method === 'gptq' && given.calibration === undefined) {
-    problems.push(invalidArgument('calibration', "a text, { file }, or an array of texts, token ids or conversations (method 'gptq' needs one, 'rtn' does not)", undefined));
+    problems.push(
+      invalidArgument(
+        'calibration',
+        "a text, { file }, or an array of texts, token ids or conversations (method 'gptq' needs one, 'rtn' does not)",
+        undefined,
+      ),
+    );
   }
   const dynamic = DynamicTable.parse(checked.dynamic, problems);
   if (problems.length !== before) return undefined;
-  const settings = Object.fromEntries(Object.entries(defaultSettings).map(([name, fallback]) => [name, checked[name as keyof SolveSettings] ?? fallback]));
+  const settings = Object.fromEntries(
+    Object.entries(defaultSettings).map(([name, fallback]) => [name, checked[name as keyof SolveSettings] ?? fallback]),
+  );
   return {
     model: checked.model as string,
     output: path.resolve(checked.output as string),
@@ -164,7 +176,9 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
 function isCalibrationSource(value: unknown): boolean {
   if (typeof value === 'string') return true;
   if (Array.isArray(value)) return value.every((sample) => typeof sample === 'string') || value.every(isTokens) || value.every(isChat);
-  return typeof value === 'object' && value !== null && Object.keys(value).length === 1 && typeof (value as { file?: unknown }).file === 'string';
+  return (
+    typeof value === 'object' && value !== null && Object.keys(value).length === 1 && typeof (value as { file?: unknown }).file === 'string'
+  );
 }
 
 function isTokens(sample: unknown): boolean {

@@ -88,7 +88,11 @@ async function openModel(given: unknown, options: ResolvedOptions | undefined): 
   const checkpoint = await openCheckpoint(model, { signal: options?.signal });
   const quantization = checkpoint.config['quantization_config'];
   if (checkpoint.kind === 'hf' && quantization !== undefined && quantization !== null) {
-    throw new LowbitError('UNSUPPORTED', `${checkpoint.path} is quantised already (config.json has quantization_config): start from the original model`, { file: checkpoint.path, option: 'model' });
+    throw new LowbitError(
+      'UNSUPPORTED',
+      `${checkpoint.path} is quantised already (config.json has quantization_config): start from the original model`,
+      { file: checkpoint.path, option: 'model' },
+    );
   }
   return checkpoint;
 }
@@ -96,7 +100,10 @@ async function openModel(given: unknown, options: ResolvedOptions | undefined): 
 function planOf(checkpoint: Checkpoint): Plan {
   const plan = buildPlan(checkpoint);
   if (plan.weights.some(({ source }) => source.kind !== 'tensor')) {
-    throw new LowbitError('UNSUPPORTED', `${checkpoint.path} holds linears that are quantised already: start from the original model`, { file: checkpoint.path, option: 'model' });
+    throw new LowbitError('UNSUPPORTED', `${checkpoint.path} holds linears that are quantised already: start from the original model`, {
+      file: checkpoint.path,
+      option: 'model',
+    });
   }
   return plan;
 }
@@ -104,8 +111,13 @@ function planOf(checkpoint: Checkpoint): Plan {
 async function samplesOf(options: ResolvedOptions, checkpoint: Checkpoint, plan: Plan): Promise<CalibrationSamples | undefined> {
   if (options.method !== 'gptq' || options.calibration === undefined) return undefined;
   const length = options.calibrationLength;
-  if (length > plan.maxSeqLen) throw invalidArgument('calibrationLength', `at most ${plan.maxSeqLen} (the context length of the model)`, length);
-  return calibrationSamples(options.calibration, lazyTokenizer(checkpoint, plan), { samples: options.calibrationSamples, length, vocabSize: plan.vocabSize });
+  if (length > plan.maxSeqLen)
+    throw invalidArgument('calibrationLength', `at most ${plan.maxSeqLen} (the context length of the model)`, length);
+  return calibrationSamples(options.calibration, lazyTokenizer(checkpoint, plan), {
+    samples: options.calibrationSamples,
+    length,
+    vocabSize: plan.vocabSize,
+  });
 }
 
 /** Token ids need no tokenizer, so it is made at first use. */
@@ -113,18 +125,15 @@ function lazyTokenizer(checkpoint: Checkpoint, plan: Plan): CalibrationTokenizer
   let made: Tokenizer | undefined;
   const tokenizer = (): Tokenizer => {
     if (made !== undefined) return made;
-    if (checkpoint.tokenizerJson === undefined) {
-      throw new LowbitError('UNSUPPORTED', `${checkpoint.path} has no tokenizer.json: add it, or give token ids as calibration`, { file: checkpoint.path, option: 'calibration' });
-    }
     made = Tokenizer.fromCheckpoint(checkpoint);
     made.checkVocabulary(plan.vocabSize);
     return made;
   };
   return {
-    encode: (text) => tokenizer().encode(text),
-    encodeChat: (messages) => tokenizer().encodeChat(messages),
-    get bos() {
-      return tokenizer().addsBos ? tokenizer().bosId : undefined;
+    encode: (text) => tokenizer().encode(text, { addSpecialTokens: false }),
+    encodeChat: (messages) => tokenizer().encodeChat(messages, { addGenerationPrompt: false }),
+    get prefix() {
+      return tokenizer().prefixIds;
     },
   };
 }
@@ -136,16 +145,28 @@ async function checkOutput({ output, overwrite }: ResolvedOptions, checkpoint: C
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
     if (code === 'ENOENT') return;
-    if (code === 'ENOTDIR') throw new LowbitError('INVALID_ARGUMENT', `The output ${output} is a file: choose a directory`, { option: 'output', file: output });
+    if (code === 'ENOTDIR')
+      throw new LowbitError('INVALID_ARGUMENT', `The output ${output} is a file or lies below one: choose a directory`, {
+        option: 'output',
+        file: output,
+      });
     throw new LowbitError('IO', `Cannot read the output ${output}: ${message}`, { option: 'output', file: output }, { cause });
   }
   const [target, source] = await Promise.all([realpath(output), realpath(checkpoint.path)]);
   const relative = path.relative(target, source);
   if (relative === '' || (relative !== '..' && !relative.startsWith(`..${path.sep}`) && !path.isAbsolute(relative))) {
-    throw new LowbitError('INVALID_ARGUMENT', `The output ${output} holds the model itself, which would be lost: choose another directory`, { option: 'output', file: output });
+    throw new LowbitError(
+      'INVALID_ARGUMENT',
+      `The output ${output} holds the model itself, which would be lost: choose another directory`,
+      { option: 'output', file: output },
+    );
   }
   if (names.length > 0 && !overwrite) {
-    throw new LowbitError('INVALID_ARGUMENT', `The output ${output} exists and is not empty: choose another directory, or set overwrite to true to replace it`, { option: 'output', file: output });
+    throw new LowbitError(
+      'INVALID_ARGUMENT',
+      `The output ${output} exists and is not empty: choose another directory, or set overwrite to true to replace it`,
+      { option: 'output', file: output },
+    );
   }
 }
 
@@ -159,12 +180,16 @@ function outputBytes(packed: readonly number[], dense: readonly DenseTensor[], s
 async function checkSpace({ output }: ResolvedOptions, needed: number): Promise<void> {
   const free = await freeBytes(output);
   if (free !== undefined && free < needed) {
-    throw new LowbitError('IO', `Not enough room for the output ${output}: about ${megabytes(needed)} are needed and ${megabytes(free)} are free. Free space or choose another disk`, {
-      option: 'output',
-      file: output,
-      needed,
-      free,
-    });
+    throw new LowbitError(
+      'IO',
+      `Not enough room for the output ${output}: about ${megabytes(needed)} are needed and ${megabytes(free)} are free. Free space or choose another disk`,
+      {
+        option: 'output',
+        file: output,
+        needed,
+        free,
+      },
+    );
   }
 }
 
@@ -183,7 +208,13 @@ function megabytes(bytes: number): string {
   return `${Math.ceil(bytes / 1e6)} MB`;
 }
 
-function warningsFor(options: ResolvedOptions, checkpoint: Checkpoint, plan: Plan, { targets }: Selection, samples: CalibrationSamples | undefined): string[] {
+function warningsFor(
+  options: ResolvedOptions,
+  checkpoint: Checkpoint,
+  plan: Plan,
+  { targets }: Selection,
+  samples: CalibrationSamples | undefined,
+): string[] {
   const warnings: string[] = [];
   const short = shortGroups(targets.values());
   if (short.length > 0) {
@@ -192,9 +223,14 @@ function warningsFor(options: ResolvedOptions, checkpoint: Checkpoint, plan: Pla
     );
   }
   const stored = new Set([...targets.keys()].map((weight) => dtypeOf(checkpoint, plan, weight)).filter((dtype) => dtype.startsWith('Q')));
-  if (stored.size > 0) warnings.push(`The source is quantised already (${[...stored].join(', ')}): its error is part of the result and not of the errors reported here`);
+  if (stored.size > 0)
+    warnings.push(
+      `The source is quantised already (${[...stored].join(', ')}): its error is part of the result and not of the errors reported here`,
+    );
   if (samples !== undefined && samples.offsets.length - 1 < options.calibrationSamples) {
-    warnings.push(`Calibration used ${samples.offsets.length - 1} samples (${samples.tokens.length} tokens) of the ${options.calibrationSamples} asked for, all there are`);
+    warnings.push(
+      `Calibration used ${samples.offsets.length - 1} samples (${samples.tokens.length} tokens) of the ${options.calibrationSamples} asked for, all there are`,
+    );
   }
   return warnings;
 }

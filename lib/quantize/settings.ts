@@ -74,7 +74,13 @@ export const settingRules = {
  * Checks one option at a time, so that every problem is found, and returns what passed. Problems are appended; `inside` is named in
  * messages of options within another one.
  */
-export function checkEach<S extends OptionSpec>(name: string, options: object, spec: S, problems: LowbitError[], inside?: string): Checked<S> {
+export function checkEach<S extends OptionSpec>(
+  name: string,
+  options: object,
+  spec: S,
+  problems: LowbitError[],
+  inside?: string,
+): Checked<S> {
   const checked: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(options)) {
     try {

@@ -48,7 +48,11 @@ export async function findSideFiles(checkpoint: Checkpoint): Promise<SideFile[]>
     const stats = await stat(from).catch(() => undefined);
     if (stats === undefined || !stats.isFile()) continue;
     if (stats.size > maxSideFileBytes) {
-      throw new LowbitError('CORRUPT_FILE', `${from} has ${stats.size} bytes; a file of this name is expected to have at most ${maxSideFileBytes}`, { file: from });
+      throw new LowbitError(
+        'CORRUPT_FILE',
+        `${from} has ${stats.size} bytes; a file of this name is expected to have at most ${maxSideFileBytes}`,
+        { file: from },
+      );
     }
     found.push({ name, from, bytes: stats.size });
   }
@@ -56,7 +60,13 @@ export async function findSideFiles(checkpoint: Checkpoint): Promise<SideFile[]>
 }
 
 /** Writes config.json, quantize_config.json, tokenizer, template and generation settings into `directory`; `tied`: head = embedding. */
-export async function writeSideFiles(directory: string, checkpoint: Checkpoint, sideFiles: readonly SideFile[], quantization: Record<string, unknown>, tied: boolean): Promise<void> {
+export async function writeSideFiles(
+  directory: string,
+  checkpoint: Checkpoint,
+  sideFiles: readonly SideFile[],
+  quantization: Record<string, unknown>,
+  tied: boolean,
+): Promise<void> {
   const write = (name: string, text: string): Promise<void> => writeFile(path.join(directory, name), text);
   await write('quantize_config.json', printed(quantization));
   if (checkpoint.kind === 'hf') {

@@ -7,7 +7,15 @@
 import { LowbitError } from '../errors';
 import type { Plan } from '../graph/plan';
 import { quantizableWeights } from '../models';
-import { native, runJob, type CalibrationHandle, type CalibrationStop, type ModelHandle, type SolveOptions, type SolveResult } from '../native';
+import {
+  native,
+  runJob,
+  type CalibrationHandle,
+  type CalibrationStop,
+  type ModelHandle,
+  type SolveOptions,
+  type SolveResult,
+} from '../native';
 import { minTotalTokens, type CalibrationSamples } from './calibration';
 import { partShapes, type CheckpointFormat, type Target } from './layout';
 import type { QuantizeMethod } from './options';
@@ -24,11 +32,6 @@ export interface SolveRun {
   readonly signal: AbortSignal | undefined;
   /** Takes the tensors of one linear; awaited before the next. */
   readonly sink: (target: Target, result: SolveResult) => Promise<void>;
-}
-
-/** Settings of one job as the engine takes them. Version 2 files store the zero point itself, version 1 one less. */
-interface SolveJob extends SolveOptions {
-  readonly zeroOffset: 0 | 1;
 }
 
 /** Columns per lazy update; 128 is the paper's and no result depends on it beyond rounding. */
@@ -60,20 +63,30 @@ function advanceStep(plan: Plan, targets: ReadonlyMap<number, Target>, { block, 
 
 function solveStep(targets: ReadonlyMap<number, Target>, { block, weights }: Stop): Step {
   const linears = weights.flatMap((weight) => targets.get(weight) ?? []);
-  return { phase: 'solve', block, weights: linears.map(({ name }) => name), work: linears.reduce((sum, { n, k }) => sum + solveWork(n, k), 0) };
+  return {
+    phase: 'solve',
+    block,
+    weights: linears.map(({ name }) => name),
+    work: linears.reduce((sum, { n, k }) => sum + solveWork(n, k), 0),
+  };
 }
 
 /** GPTQ: calibrates and solves stop by stop. @throws {LowbitError} CANCELLED; what the engine reports */
 export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples): Promise<void> {
   const { model, plan, targets, record, progress, signal } = run;
   const { tokens, offsets } = samples;
-  const calibration = await record.timed('calibrate', () => runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets }, control)));
+  const calibration = await record.timed('calibrate', () =>
+    runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets }, control)),
+  );
   try {
-    for (const stop of stopsOf(plan)) {
+    const stops = stopsOf(plan);
+    for (const stop of stops) {
       const advance = advanceStep(plan, targets, stop, tokens.length);
       const hessian = stop.weights.some((weight) => targets.has(weight));
-      const reached = await record.timed('calibrate', () => step(run, advance, (control) => native().calibrationAdvance(calibration, { hessian }, control)));
-      checkStop(stop, reached);
+      const reached = await record.timed('calibrate', () =>
+        step(run, advance, (control) => native().calibrationAdvance(calibration, { hessian }, control)),
+      );
+      checkStop(stop, reached, stop === stops.at(-1));
       record.rowsDropped += hessian ? reached.droppedRows : 0;
       progress.finish(advance);
       if (hessian) await solveStop(run, calibration, stop);
@@ -89,7 +102,9 @@ async function solveStop(run: SolveRun, calibration: CalibrationHandle, stop: St
     const target = run.targets.get(weight);
     return target ? [{ weight, options: solveJob(target, 'gptq', run.checkpointFormat) }] : [];
   });
-  const results = await run.record.timed('solve', () => step(run, solve, (control) => native().calibrationSolve(calibration, jobs, control)));
+  const results = await run.record.timed('solve', () =>
+    step(run, solve, (control) => native().calibrationSolve(calibration, jobs, control)),
+  );
   if (results.length !== jobs.length) throw new LowbitError('INTERNAL', `The engine solved ${results.length} of ${jobs.length} linears`);
   for (const result of results) await deliver(run, result, true);
   run.progress.finish(solve);
@@ -104,7 +119,9 @@ export async function solveUncalibrated(run: SolveRun): Promise<void> {
       const { n, k, settings } = target;
       const solve: Step = { phase: 'solve', block, weights: [target.name], work: roundWork(n, k, settings.mse) };
       const job = solveJob(target, 'rtn', run.checkpointFormat);
-      const result = await run.record.timed('solve', () => step(run, solve, (control) => native().solveWeight(run.model, weight, job, control)));
+      const result = await run.record.timed('solve', () =>
+        step(run, solve, (control) => native().solveWeight(run.model, weight, job, control)),
+      );
       await deliver(run, result, false);
       run.progress.finish(solve);
     }
@@ -125,18 +142,24 @@ async function deliver(run: SolveRun, result: SolveResult, hessian: boolean): Pr
   await run.record.timed('write', () => run.sink(target, result));
 }
 
-function solveJob({ settings }: Target, method: QuantizeMethod, format: CheckpointFormat): SolveJob {
+/** Settings of one job as the engine takes them. Version 2 files store the zero point itself, version 1 one less. */
+function solveJob({ settings }: Target, method: QuantizeMethod, format: CheckpointFormat): SolveOptions {
   return { ...settings, method, blockSize, minTokens: method === 'gptq' ? minTotalTokens : 0, zeroOffset: format === 'gptq' ? 1 : 0 };
 }
 
-function checkStop(expected: Stop, reached: CalibrationStop): void {
-  if (reached.block === expected.block && reached.weights.join() === expected.weights.join()) return;
-  throw new LowbitError('INTERNAL', `Calibration stopped at block ${reached.block}, weights [${reached.weights.join()}], expected block ${expected.block}, weights [${expected.weights.join()}]`);
+function checkStop(expected: Stop, reached: CalibrationStop, last: boolean): void {
+  if (reached.block === expected.block && reached.weights.join() === expected.weights.join() && reached.finished === last) return;
+  throw new LowbitError(
+    'INTERNAL',
+    `Calibration stopped at block ${reached.block}, weights [${reached.weights.join()}], expected block ${expected.block}, weights [${expected.weights.join()}]`,
+  );
 }
 
 /** Bytes of the four tensors in the order of partShapes; the engine's arrays are views of little-endian memory. */
 export function resultParts(result: SolveResult): readonly Uint8Array[] {
-  return [result.qweight, result.qzeros, result.scales, result.gIdx].map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength));
+  return [result.qweight, result.qzeros, result.scales, result.gIdx].map(
+    ({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength),
+  );
 }
 
 /** A file whose tensors differ from its header would be worse than none. */
@@ -144,6 +167,9 @@ function checkResult(target: Target, result: SolveResult): void {
   const shapes = partShapes(target);
   const wrong = resultParts(result).findIndex((bytes, i) => bytes.byteLength !== shapes[i]?.bytes);
   if (wrong >= 0 || result.n !== target.n || result.k !== target.k || result.bits !== target.settings.bits) {
-    throw new LowbitError('INTERNAL', `The engine returned ${target.name} as [${result.n}, ${result.k}] in ${result.bits} bit with tensors of another size than the file has room for`);
+    throw new LowbitError(
+      'INTERNAL',
+      `The engine returned ${target.name} as [${result.n}, ${result.k}] in ${result.bits} bit with tensors of another size than the file has room for`,
+    );
   }
 }

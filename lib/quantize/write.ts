@@ -3,8 +3,7 @@
  * source has it. Knows names and bytes; the file format is lib/checkpoint's.
  *
  * A Hugging Face source is copied byte for byte in its own dtypes, biases of quantised linears included. A GGUF source stores other
- * names, block types and conventions, so the engine reads the tensors back in those of Hugging Face: matrices as BF16 where the source
- * has BF16 and as F16 otherwise (block types have F16 scales, BF16 would lose bits), vectors as F32.
+ * names, block types and conventions, so the engine reads the tensors back in those of Hugging Face: matrices as BF16, vectors as F32.
  */
 import { stat } from 'node:fs/promises';
 import path from 'node:path';
@@ -12,20 +11,12 @@ import type { SafetensorsWriter } from '../checkpoint';
 import { readExactly, withFile } from '../checkpoint/files';
 import type { Checkpoint, TensorEntry } from '../checkpoint/types';
 import type { Plan } from '../graph/plan';
-import { native, runJob, throwIfAborted, type JobControl, type ModelHandle, type NativeBinding, type SolveResult } from '../native';
+import { native, runJob, throwIfAborted, type ModelHandle, type SolveResult } from '../native';
 import { partShapes, type Target } from './layout';
 import { resultParts } from './solve';
 
 /** Bytes read at a time; large enough for a disk's full speed, small enough to stop soon after an abort. */
 const pieceBytes = 64 * 2 ** 20;
-
-/** Tensors in the conventions of Hugging Face files: rows of q and k in their original order. */
-interface DenseReader {
-  /** Rows [begin, end) of a weight that was not quantised, row-major, little endian. */
-  readWeight(model: ModelHandle, spec: { weight: number; begin: number; end: number; dtype: 'F16' | 'BF16' }, control: JobControl): Promise<Uint8Array>;
-  /** All values of a vector as the model computes with it. */
-  readVector(model: ModelHandle, vector: number): Float32Array;
-}
 
 /** A tensor that is not quantised. */
 export interface DenseTensor {
@@ -33,7 +24,10 @@ export interface DenseTensor {
   readonly dtype: string;
   readonly shape: readonly number[];
   readonly bytes: number;
-  readonly from: { readonly kind: 'file'; readonly entry: TensorEntry } | { readonly kind: 'weight'; readonly weight: number } | { readonly kind: 'vector'; readonly vector: number };
+  readonly from:
+    | { readonly kind: 'file'; readonly entry: TensorEntry }
+    | { readonly kind: 'weight'; readonly weight: number }
+    | { readonly kind: 'vector'; readonly vector: number };
 }
 
 /** Every tensor of the output that is not one of a quantised linear. */
@@ -41,15 +35,23 @@ export function denseTensors(checkpoint: Checkpoint, plan: Plan, targets: Readon
   if (checkpoint.kind === 'hf') {
     const replaced = new Set([...targets.keys()].map((weight) => sourceTensor(plan, weight)));
     return checkpoint.tensors.flatMap((entry, index) =>
-      replaced.has(index) ? [] : [{ name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes: entry.bytes, from: { kind: 'file' as const, entry } }],
+      replaced.has(index)
+        ? []
+        : [{ name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes: entry.bytes, from: { kind: 'file' as const, entry } }],
     );
   }
-  const weights = plan.weights.flatMap(({ name, n, k }, weight): readonly DenseTensor[] => {
-    if (targets.has(weight)) return [];
-    const dtype = checkpoint.tensors[sourceTensor(plan, weight) ?? -1]?.dtype === 'BF16' ? 'BF16' : 'F16';
-    return [{ name: `${name}.weight`, dtype, shape: [n, k], bytes: n * k * 2, from: { kind: 'weight', weight } }];
-  });
-  const vectors = plan.vectors.map(({ name, length }, vector): DenseTensor => ({ name, dtype: 'F32', shape: [length], bytes: length * 4, from: { kind: 'vector', vector } }));
+  const weights = plan.weights.flatMap(({ name, n, k }, weight): readonly DenseTensor[] =>
+    targets.has(weight)
+      ? []
+      : [{ name: `${name}.weight`, dtype: 'BF16', shape: [n, k], bytes: n * k * 2, from: { kind: 'weight', weight } }],
+  );
+  const vectors = plan.vectors.map(({ name, length }, vector): DenseTensor => ({
+    name,
+    dtype: 'F32',
+    shape: [length],
+    bytes: length * 4,
+    from: { kind: 'vector', vector },
+  }));
   return [...weights, ...vectors];
 }
 
@@ -85,35 +87,25 @@ export async function writeDense(writer: SafetensorsWriter, tensors: readonly De
   run.onProgress(total, total);
 }
 
-async function readTensor(tensor: DenseTensor, { checkpoint, model, signal }: DenseRun, onProgress: (bytes: number) => void): Promise<ArrayBufferView> {
+async function readTensor(
+  tensor: DenseTensor,
+  { checkpoint, model, signal }: DenseRun,
+  onProgress: (bytes: number) => void,
+): Promise<ArrayBufferView> {
   const { from, bytes } = tensor;
   throwIfAborted(signal);
-  if (from.kind === 'vector') return hfVector(checkpoint, tensor.name, denseReader().readVector(model, from.vector));
+  if (from.kind === 'vector') return hfVector(checkpoint, tensor.name, native().exportVector(model, from.vector));
+  if (from.kind === 'weight') return runJob({ signal }, (control) => native().exportWeight(model, from.weight, control));
   const data = new Uint8Array(bytes);
-  if (from.kind === 'file') {
-    const file = checkpoint.files[from.entry.file] as string;
-    await withFile(file, async (handle) => {
-      for (let at = 0; at < bytes; at += pieceBytes) {
-        throwIfAborted(signal);
-        data.set(await readExactly(handle, file, from.entry.offset + at, Math.min(pieceBytes, bytes - at)), at);
-        onProgress(Math.min(bytes, at + pieceBytes));
-      }
-    });
-    return data;
-  }
-  const [n, k] = tensor.shape as readonly [number, number];
-  const rows = Math.max(1, Math.floor(pieceBytes / (2 * k)));
-  for (let begin = 0; begin < n; begin += rows) {
-    const end = Math.min(n, begin + rows);
-    const spec = { weight: from.weight, begin, end, dtype: tensor.dtype as 'F16' | 'BF16' };
-    data.set(await runJob({ signal }, (control) => denseReader().readWeight(model, spec, control)), begin * k * 2);
-    onProgress(end * k * 2);
-  }
+  const file = checkpoint.files[from.entry.file] as string;
+  await withFile(file, async (handle) => {
+    for (let at = 0; at < bytes; at += pieceBytes) {
+      throwIfAborted(signal);
+      data.set(await readExactly(handle, file, from.entry.offset + at, Math.min(pieceBytes, bytes - at)), at);
+      onProgress(Math.min(bytes, at + pieceBytes));
+    }
+  });
   return data;
-}
-
-function denseReader(): DenseReader {
-  return native() as NativeBinding & DenseReader;
 }
 
 /** GGUF files of the Gemma family hold 1 + w of every norm, Hugging Face files w. */

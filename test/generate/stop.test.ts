@@ -12,10 +12,12 @@ function run(pieces: readonly string[], stops: readonly string[]): { text: strin
 /** All ways to cut a short text into pieces. */
 function* cuts(text: string): Generator<string[]> {
   for (let mask = 0; mask < 1 << (text.length - 1); mask++) {
-    const pieces = [''];
-    for (let i = 0; i < text.length; i++) {
-      pieces[pieces.length - 1] += text[i];
-      if ((mask >> i) & 1) pieces.push('');
+    const pieces: string[] = [];
+    let begin = 0;
+    for (let end = 1; end <= text.length; end++) {
+      if (end < text.length && !((mask >> (end - 1)) & 1)) continue;
+      pieces.push(text.slice(begin, end));
+      begin = end;
     }
     yield pieces;
   }

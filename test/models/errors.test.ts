@@ -38,8 +38,16 @@ describe('configuration', () => {
     ['a huge vocabulary', { vocab_size: 2 ** 31 }, 'Expected integer between 1 and 4194304 for vocab_size'],
     ['a huge feed-forward', { intermediate_size: 2 ** 31 }, 'for intermediate_size'],
     ['no context', { max_position_embeddings: undefined }, 'for max_position_embeddings'],
-    ['heads that kv heads do not divide', { num_key_value_heads: 3 }, 'Expected divisor of num_attention_heads (4) for num_key_value_heads'],
-    ['heads that do not divide the width', { num_attention_heads: 6, head_dim: undefined }, 'Expected divisor of hidden_size (64), as there is no head_dim, for num_attention_heads'],
+    [
+      'heads that kv heads do not divide',
+      { num_key_value_heads: 3 },
+      'Expected divisor of num_attention_heads (4) for num_key_value_heads',
+    ],
+    [
+      'heads that do not divide the width',
+      { num_attention_heads: 6, head_dim: undefined },
+      'Expected divisor of hidden_size (64), as there is no head_dim, for num_attention_heads',
+    ],
     ['an odd head', { head_dim: 15 }, 'Expected even integer, as rotary positions turn pairs, for head_dim'],
     ['no eps', { rms_norm_eps: undefined }, 'for rms_norm_eps'],
     ['a zero eps', { rms_norm_eps: 0 }, 'for rms_norm_eps'],
@@ -55,9 +63,19 @@ describe('configuration', () => {
   });
 
   const others: readonly (readonly [string, string, MutableConfig, string])[] = [
-    ['too few layer types', 'gemma2', { layer_types: ['full_attention'] }, 'Expected array of 3 of "full_attention" or "sliding_attention" for layer_types'],
+    [
+      'too few layer types',
+      'gemma2',
+      { layer_types: ['full_attention'] },
+      'Expected array of 3 of "full_attention" or "sliding_attention" for layer_types',
+    ],
     ['an unknown layer type', 'gemma2', { layer_types: Array(3).fill('chunked_attention') }, 'for layer_types'],
-    ['a sliding layer without a window', 'qwen2', { layer_types: Array(3).fill('sliding_attention') }, 'Expected integer between 1 and 134217728 for sliding_window'],
+    [
+      'a sliding layer without a window',
+      'qwen2',
+      { layer_types: Array(3).fill('sliding_attention') },
+      'Expected integer between 1 and 134217728 for sliding_window',
+    ],
     ['a zero window', 'mistral-swa', { sliding_window: 0 }, 'for sliding_window'],
     ['a zero softcap', 'gemma2', { final_logit_softcapping: 0 }, 'for final_logit_softcapping'],
     ['a negative attention scale', 'gemma3', { query_pre_attn_scalar: -1 }, 'for query_pre_attn_scalar'],
@@ -76,7 +94,12 @@ describe('configuration', () => {
 describe('what this version cannot do', () => {
   const unsupported: readonly (readonly [string, string, MutableConfig, string])[] = [
     ['an unknown architecture', 'llama', { model_type: 'mamba2' }, 'model_type = "mamba2"'],
-    ['another name from Object.prototype', 'llama', { model_type: 'constructor' }, 'llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, olmo2'],
+    [
+      'another name from Object.prototype',
+      'llama',
+      { model_type: 'constructor' },
+      'llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, olmo2',
+    ],
     ['an unknown activation', 'llama', { hidden_act: 'relu' }, 'hidden_act = "relu"'],
     ['an unknown gemma activation', 'gemma2', { hidden_activation: 'gelu' }, 'this version knows silu and gelu_pytorch_tanh'],
     ['experts', 'llama', { num_local_experts: 8 }, 'num_local_experts = 8'],
@@ -100,7 +123,13 @@ describe('what this version cannot do', () => {
   });
 
   test('neutral values of the same keys are fine', () => {
-    const neutral = { attention_bias: false, mlp_bias: false, attn_logit_softcapping: null, use_sliding_window: false, layer_types: Array(3).fill('full_attention') };
+    const neutral = {
+      attention_bias: false,
+      mlp_bias: false,
+      attn_logit_softcapping: null,
+      use_sliding_window: false,
+      layer_types: Array(3).fill('full_attention'),
+    };
     expect(buildPlan(golden('mistral-swa', { ...neutral, layer_types: undefined })).blocks).toHaveLength(3);
     expect(buildPlan(golden('llama', neutral)).blocks).toHaveLength(3);
   });
@@ -161,11 +190,18 @@ describe('tensors', () => {
   });
 
   test('an untied model without a head', () => {
-    expect(errorOf(() => buildPlan(withTensors(golden('llama'), { drop: ['lm_head.weight'] }))).details['problems']).toEqual(['lm_head.weight is missing']);
+    expect(errorOf(() => buildPlan(withTensors(golden('llama'), { drop: ['lm_head.weight'] }))).details['problems']).toEqual([
+      'lm_head.weight is missing',
+    ]);
   });
 
   test('what old exporters left behind is ignored', () => {
-    const leftovers = ['model.layers.0.self_attn.rotary_emb.inv_freq', 'model.layers.0.self_attn.masked_bias', 'rope_freqs.weight', 'lm_head.weight'];
+    const leftovers = [
+      'model.layers.0.self_attn.rotary_emb.inv_freq',
+      'model.layers.0.self_attn.masked_bias',
+      'rope_freqs.weight',
+      'lm_head.weight',
+    ];
     const tied = withTensors(golden('qwen2'), { add: leftovers.map((name) => ({ name })) });
     expect(buildPlan(tied)).toEqual(buildPlan(golden('qwen2')));
   });
@@ -180,7 +216,12 @@ describe('the builder refuses what could never run', () => {
   test('columns outside a view', () => {
     const view = new PlanBuilder().buffer('a', 8);
     expect(columns(columns(view, 2, 6), 1, 2)).toEqual({ buffer: 0, offset: 3, width: 2 });
-    for (const [offset, width] of [[-1, 2], [7, 2], [0, 0], [NaN, 1]] as const) {
+    for (const [offset, width] of [
+      [-1, 2],
+      [7, 2],
+      [0, 0],
+      [NaN, 1],
+    ] as const) {
       expect(errorOf(() => columns(view, offset, width)).code).toBe('INTERNAL');
     }
   });
@@ -191,7 +232,11 @@ describe('the builder refuses what could never run', () => {
     ['a view past its buffer', (b) => b.softcap({ ...b.buffer('a', 8), width: 9 }, 1), 'outside buffer 0 of width 8'],
     ['widths that differ', (b) => b.add(b.buffer('a', 8), b.buffer('a', 8), b.buffer('b', 7)), 'differ in width'],
     ['a weight that does not exist', (b) => b.embed(0, b.buffer('a', 8), 1), 'there is no weight 0'],
-    ['heads that do not fit', (b) => b.rotate(b.buffer('a', 8), 3, b.rope({ inverseFrequencies: Float64Array.of(1), scale: 1 })), 'do not fit width 8'],
+    [
+      'heads that do not fit',
+      (b) => b.rotate(b.buffer('a', 8), 3, b.rope({ inverseFrequencies: Float64Array.of(1), scale: 1 })),
+      'do not fit width 8',
+    ],
     ['a block before the prologue', (b) => b.endBlock(), 'a block ended before the prologue'],
     ['two prologues', (b) => [b.endPrologue(), b.endPrologue()], 'the prologue ended twice'],
     [
@@ -205,6 +250,17 @@ describe('the builder refuses what could never run', () => {
         b.finish({ architecture: 'test', vocabSize: 8, hiddenSize: 8, maxSeqLen: 1 }, x, x);
       },
       'the epilogue reads buffer scratch, which it did not write',
+    ],
+    [
+      'an epilogue that writes the residual',
+      (b) => {
+        const x = b.buffer('x', 8);
+        b.endPrologue();
+        b.endBlock();
+        b.add(x, x, x);
+        b.finish({ architecture: 'test', vocabSize: 8, hiddenSize: 8, maxSeqLen: 1 }, x, x);
+      },
+      'the epilogue writes the residual',
     ],
   ])('%s', (_, build, text) => {
     expect(errorOf(() => build(new PlanBuilder()))).toMatchObject({ code: 'INTERNAL', message: expect.stringContaining(text) });

@@ -41,7 +41,16 @@ function readSafetensors(file: string): { readonly tensors: TensorEntry[]; reado
   const header = JSON.parse(bytes.toString('utf8', 8, 8 + headerLength)) as Record<string, SafetensorsEntry>;
   const tensors = Object.entries(header)
     .filter(([name]) => name !== '__metadata__')
-    .map(([name, { dtype, shape, data_offsets: [begin, end] }]) => ({ name, file: 0, dtype, shape, offset: 8 + headerLength + begin, bytes: end - begin }));
+    .map(
+      ([
+        name,
+        {
+          dtype,
+          shape,
+          data_offsets: [begin, end],
+        },
+      ]) => ({ name, file: 0, dtype, shape, offset: 8 + headerLength + begin, bytes: end - begin }),
+    );
   return { tensors, bytes };
 }
 
@@ -93,7 +102,11 @@ export function readGolden(directory: string): Golden {
 
 type Parts = Pick<Checkpoint, 'path' | 'files' | 'tensors' | 'config'> & Partial<Pick<Checkpoint, 'kind' | 'conventions'>>;
 
-function checkpointOf(parts: Parts, data: (tensor: number) => Float64Array, nameOf: (hfName: string) => string = (name) => name): TestCheckpoint {
+function checkpointOf(
+  parts: Parts,
+  data: (tensor: number) => Float64Array,
+  nameOf: (hfName: string) => string = (name) => name,
+): TestCheckpoint {
   const index = new Map(parts.tensors.map(({ name }, i) => [name, i]));
   return {
     kind: 'hf',
@@ -111,7 +124,11 @@ function checkpointOf(parts: Parts, data: (tensor: number) => Float64Array, name
 /** The checkpoint without some tensors, with others added (filled with zeros) or given another shape or type. */
 export function withTensors(
   base: TestCheckpoint,
-  change: { readonly drop?: readonly string[]; readonly add?: readonly Partial<TensorEntry>[]; readonly alter?: Readonly<Record<string, Partial<TensorEntry>>> },
+  change: {
+    readonly drop?: readonly string[];
+    readonly add?: readonly Partial<TensorEntry>[];
+    readonly alter?: Readonly<Record<string, Partial<TensorEntry>>>;
+  },
 ): TestCheckpoint {
   const kept = base.tensors.map((tensor, i) => ({ tensor: { ...tensor, ...change.alter?.[tensor.name] }, from: i }));
   const remaining = kept.filter(({ tensor }) => !change.drop?.includes(tensor.name));

@@ -49,7 +49,13 @@ function expectWithin(error: number, tolerance: number): void {
 test('the comparison fails on NaN, on a sign and on one bad element', () => {
   const expected = Float64Array.of(1, 2, 3);
   expect(worstError(expected, expected)).toBe(0);
-  for (const bad of [[1, NaN, 3], [1, -2, 3], [1, 2, 3.001], [1, 2], [NaN, 2, 3]]) {
+  for (const bad of [
+    [1, NaN, 3],
+    [1, -2, 3],
+    [1, 2, 3.001],
+    [1, 2],
+    [NaN, 2, 3],
+  ]) {
     expect(() => expectWithin(worstError(Float64Array.from(bad), expected), TOLERANCE)).toThrow('logits differ');
   }
 });
@@ -105,7 +111,11 @@ describe('the golden comparison is sharp', () => {
 
   const mutations: readonly (readonly [string, string, (config: MutableConfig) => void])[] = [
     ['a window one token wider', 'mistral-swa', (config) => (config['sliding_window'] = 25)],
-    ['another order of sliding layers', 'gemma2', (config) => (config['layer_types'] = ['full_attention', 'sliding_attention', 'full_attention'])],
+    [
+      'another order of sliding layers',
+      'gemma2',
+      (config) => (config['layer_types'] = ['full_attention', 'sliding_attention', 'full_attention']),
+    ],
     ['a default attention scale', 'gemma2', (config) => (config['query_pre_attn_scalar'] = 32)],
     ['no attention softcap', 'gemma2', (config) => (config['attn_logit_softcapping'] = null)],
     ['no final softcap', 'gemma2', (config) => (config['final_logit_softcapping'] = null)],

@@ -1,4 +1,5 @@
 /** Structure of the plans of every golden configuration, their tensors, and what summaries say about them. */
+import { openCheckpoint } from '../../lib/checkpoint';
 import { reads, writes } from '../../lib/graph/builder';
 import type { Op, Plan } from '../../lib/graph/plan';
 import { architectureNames, buildPlan } from '../../lib/models/registry';
@@ -14,7 +15,9 @@ function opsNamed<Name extends Op['op']>(plan: Plan, name: Name): Extract<Op, { 
 /** Every tensor number a plan uses, with repetitions. */
 function usedTensors(plan: Plan): number[] {
   const ofWeights = plan.weights.flatMap(({ source }) =>
-    source.kind === 'tensor' ? [source.tensor] : [source.qweight, source.qzeros, source.scales, ...(source.gIdx === undefined ? [] : [source.gIdx])],
+    source.kind === 'tensor'
+      ? [source.tensor]
+      : [source.qweight, source.qzeros, source.scales, ...(source.gIdx === undefined ? [] : [source.gIdx])],
   );
   return [...ofWeights, ...plan.vectors.map(({ tensor }) => tensor)].sort((a, b) => a - b);
 }
@@ -59,7 +62,9 @@ function expectSound(plan: Plan): void {
   const linears = opsNamed(plan, 'linear').flatMap(({ outputs }) => outputs.map(({ weight }) => weight));
   expect(new Set([...linears, ...opsNamed(plan, 'embed').map(({ weight }) => weight)]).size).toBe(plan.weights.length);
   const biases = plan.weights.flatMap(({ bias }) => (bias === undefined ? [] : [bias]));
-  expect([...opsNamed(plan, 'rms_norm').map(({ vector }) => vector), ...biases].sort((a, b) => a - b)).toEqual(plan.vectors.map((_, index) => index));
+  expect([...opsNamed(plan, 'rms_norm').map(({ vector }) => vector), ...biases].sort((a, b) => a - b)).toEqual(
+    plan.vectors.map((_, index) => index),
+  );
   expect(new Set(opsNamed(plan, 'rope').map(({ rope }) => rope)).size).toBe(plan.ropes.length);
   // Nothing but the residual is read before it was written in the same range; the engine relies on it when it runs ranges apart.
   for (const { begin, end } of [...plan.blocks, plan.epilogue]) {
@@ -108,11 +113,16 @@ describe.each(ARCHITECTURES)('%s', (name) => {
 
   test('groups the linears by input', () => {
     const groups = quantizableWeights(plan);
-    const projections = name === 'phi3' ? ['qkv_proj', 'o_proj', 'gate_up_proj', 'down_proj'] : ['q_proj k_proj v_proj', 'o_proj', 'gate_proj up_proj', 'down_proj'];
+    const projections =
+      name === 'phi3'
+        ? ['qkv_proj', 'o_proj', 'gate_up_proj', 'down_proj']
+        : ['q_proj k_proj v_proj', 'o_proj', 'gate_proj up_proj', 'down_proj'];
     expect(groups.map(({ weights }) => weights.map((weight) => plan.weights[weight]?.name.split('.').at(-1)).join(' '))).toEqual(
       plan.blocks.flatMap(() => projections),
     );
-    expect(groups.every(({ block, op }) => op >= (plan.blocks[block]?.begin as number) && op < (plan.blocks[block]?.end as number))).toBe(true);
+    expect(groups.every(({ block, op }) => op >= (plan.blocks[block]?.begin as number) && op < (plan.blocks[block]?.end as number))).toBe(
+      true,
+    );
   });
 
   test('summary', () => {
@@ -135,12 +145,31 @@ describe.each(ARCHITECTURES)('%s', (name) => {
   });
 });
 
+test.each(['arch/gemma3', 'arch/phi3', 'interop/gptq-v1-4bit-g64-descact', 'tiny-stories'])(
+  '%s opened by lib/checkpoint gives the same plan',
+  async (name) => {
+    const directory = fixture(...name.split('/'));
+    expect(buildPlan(await openCheckpoint(directory))).toEqual(buildPlan(readFixture(directory)));
+  },
+);
+
 describe('details', () => {
   test('one layer of llama reads like its definition', () => {
     const plan = buildPlan(golden('llama'));
     const { begin, end } = plan.blocks[1] as { begin: number; end: number };
     const ops = plan.ops.slice(begin, end);
-    expect(ops.map(({ op }) => op)).toEqual(['rms_norm', 'linear', 'rope', 'rope', 'attention', 'linear', 'rms_norm', 'linear', 'glu', 'linear']);
+    expect(ops.map(({ op }) => op)).toEqual([
+      'rms_norm',
+      'linear',
+      'rope',
+      'rope',
+      'attention',
+      'linear',
+      'rms_norm',
+      'linear',
+      'glu',
+      'linear',
+    ]);
     const accumulating = ops.filter((op) => op.op === 'linear' && op.outputs.every(({ accumulate }) => accumulate));
     expect(accumulating.map((op) => (op.op === 'linear' ? op.outputs.map(({ out }) => out) : []))).toEqual([
       [{ buffer: plan.residual, offset: 0, width: 64 }],
@@ -174,7 +203,11 @@ describe('details', () => {
   });
 
   test('an untied head is called lm_head', () => {
-    expect(buildPlan(golden('llama')).weights.filter(({ role }) => role === 'head').map(({ name }) => name)).toEqual(['lm_head']);
+    expect(
+      buildPlan(golden('llama'))
+        .weights.filter(({ role }) => role === 'head')
+        .map(({ name }) => name),
+    ).toEqual(['lm_head']);
   });
 
   test('without tie_word_embeddings, the tensors decide', () => {
@@ -200,7 +233,9 @@ describe('details', () => {
     };
     expect(windows('qwen2', qwen)).toEqual([0, 8, 8]);
     expect(windows('qwen3', qwen)).toEqual([0, 8, 8]);
-    expect(windows('gemma3', (config) => Object.assign(config, { layer_types: null, sliding_window_pattern: 2 }))).toEqual([16, 0, 16, 0, 16, 0, 16]);
+    expect(windows('gemma3', (config) => Object.assign(config, { layer_types: null, sliding_window_pattern: 2 }))).toEqual([
+      16, 0, 16, 0, 16, 0, 16,
+    ]);
   });
 
   test('gemma 3 rotates sliding and full layers by different tables, also with the old keys', () => {
@@ -219,18 +254,27 @@ describe('details', () => {
   test('biases: where the configuration asks, where GGUF has them, nowhere else', () => {
     const biasOf = (projection: string, n: number): { name: string; shape: number[] }[] =>
       [0, 1, 2].map((layer) => ({ name: `model.layers.${layer}.${projection}.bias`, shape: [n] }));
-    const attention = [...biasOf('self_attn.q_proj', 64), ...biasOf('self_attn.k_proj', 32), ...biasOf('self_attn.v_proj', 32), ...biasOf('self_attn.o_proj', 64)];
+    const attention = [
+      ...biasOf('self_attn.q_proj', 64),
+      ...biasOf('self_attn.k_proj', 32),
+      ...biasOf('self_attn.v_proj', 32),
+      ...biasOf('self_attn.o_proj', 64),
+    ];
     const mlp = [...biasOf('mlp.gate_proj', 160), ...biasOf('mlp.up_proj', 160), ...biasOf('mlp.down_proj', 64)];
     const base = readFixture(fixture('arch', 'llama'), (config) => Object.assign(config, { attention_bias: true, mlp_bias: true }));
     const biased = withTensors(base, { add: [...attention, ...mlp] });
     const plan = buildPlan(biased);
     expectSound(plan);
     expect(plan.weights.filter(({ bias }) => bias !== undefined)).toHaveLength(21);
-    expect(() => buildPlan(withTensors(golden('llama'), { add: attention }))).toThrow('model.layers.0.self_attn.q_proj.bias is not part of a llama model');
+    expect(() => buildPlan(withTensors(golden('llama'), { add: attention }))).toThrow(
+      'model.layers.0.self_attn.q_proj.bias is not part of a llama model',
+    );
     const gguf = buildPlan(asGguf(withTensors(golden('llama'), { add: attention })));
     expect(gguf.weights.filter(({ bias }) => bias !== undefined)).toHaveLength(12);
     // Biases of permuted rows are permuted like them.
-    const heads = gguf.vectors.filter(({ name }) => name.startsWith('model.layers.0.') && name.endsWith('.bias')).map(({ ropeHeads }) => ropeHeads);
+    const heads = gguf.vectors
+      .filter(({ name }) => name.startsWith('model.layers.0.') && name.endsWith('.bias'))
+      .map(({ ropeHeads }) => ropeHeads);
     expect(heads).toEqual([4, 2, undefined, undefined]);
   });
 
@@ -248,6 +292,8 @@ describe('details', () => {
   test('head_dim: given, from hidden_size, or what the family has', () => {
     const plan = buildPlan(readFixture(fixture('arch', 'llama'), (config) => delete config['head_dim']));
     expect(plan).toEqual(buildPlan(golden('llama')));
-    expect(() => buildPlan(readFixture(fixture('arch', 'qwen3'), (config) => delete config['head_dim']))).toThrow('q_proj.weight has shape [128, 64], expected [512, 64]');
+    expect(() => buildPlan(readFixture(fixture('arch', 'qwen3'), (config) => delete config['head_dim']))).toThrow(
+      'q_proj.weight has shape [128, 64], expected [512, 64]',
+    );
   });
 });

@@ -16,7 +16,12 @@ export interface ReferenceRun {
  * Runs `tokens` through the plan. `wanted` are the rows whose logits are computed, default all: the epilogue then runs on a fresh set
  * of buffers that hold only those residual rows, everything else poisoned with NaN, as the engine's contract allows.
  */
-export function runPlan(plan: Plan, checkpoint: TestCheckpoint, tokens: readonly number[], wanted = tokens.map((_, row) => row)): ReferenceRun {
+export function runPlan(
+  plan: Plan,
+  checkpoint: TestCheckpoint,
+  tokens: readonly number[],
+  wanted = tokens.map((_, row) => row),
+): ReferenceRun {
   const matrices = plan.weights.map((weight) => readWeight(weight, checkpoint));
   const vectors = plan.vectors.map((vector) => readVector(vector, checkpoint));
   const fresh = (rows: number): Float64Array[] => plan.buffers.map(({ width }) => new Float64Array(rows * width).fill(NaN));
@@ -177,14 +182,11 @@ function dequantized(n: number, k: number, source: Extract<Weight['source'], { k
   const zeroWords = checkpoint.data(source.qzeros);
   const scales = checkpoint.data(source.scales);
   const groups = source.gIdx === undefined ? undefined : checkpoint.data(source.gIdx);
-  // Value `index` of a bit stream whose word w is word(w).
+  // Value `index` of a bit stream whose word w is word(w); it may begin in one word and end in the next.
   const field = (index: number, word: (w: number) => number): number => {
-    let value = 0;
-    for (let bit = 0; bit < source.bits; bit++) {
-      const position = index * source.bits + bit;
-      value += ((word(Math.floor(position / 32)) >>> (position % 32)) & 1) * 2 ** bit;
-    }
-    return value;
+    const [w, shift] = [Math.floor((index * source.bits) / 32), (index * source.bits) % 32];
+    const low = word(w) >>> shift;
+    return (shift + source.bits > 32 ? low | (word(w + 1) << (32 - shift)) : low) & (2 ** source.bits - 1);
   };
   const zerosPerRow = (n * source.bits) / 32;
   return Array.from({ length: n }, (_, row) =>

@@ -127,13 +127,27 @@ describe('old and new keys', () => {
   const same: readonly (readonly [string, Record<string, unknown>, Record<string, unknown>])[] = [
     ['default', { rope_theta: 5e5 }, { rope_parameters: { rope_type: 'default', rope_theta: 5e5 } }],
     ['theta only at the top', { rope_theta: 5e5 }, { rope_theta: 5e5, rope_parameters: { rope_type: 'default' } }],
-    ['linear', { rope_theta: 5e5, rope_scaling: { type: 'linear', factor: 4 } }, { rope_parameters: { rope_type: 'linear', factor: 4, rope_theta: 5e5 } }],
+    [
+      'linear',
+      { rope_theta: 5e5, rope_scaling: { type: 'linear', factor: 4 } },
+      { rope_parameters: { rope_type: 'linear', factor: 4, rope_theta: 5e5 } },
+    ],
     ['llama3', { rope_theta: 5e5, rope_scaling: LLAMA3 }, { rope_parameters: { ...LLAMA3, rope_theta: 5e5 } }],
     ['yarn', { rope_theta: 1e6, rope_scaling: YARN }, { rope_parameters: { ...YARN, rope_theta: 1e6 } }],
     [
       'longrope',
-      { original_max_position_embeddings: 512, rope_scaling: { ...LONGROPE, short_factor: Array(64).fill(1), long_factor: Array(64).fill(3) } },
-      { rope_parameters: { ...LONGROPE, short_factor: Array(64).fill(1), long_factor: Array(64).fill(3), original_max_position_embeddings: 512 } },
+      {
+        original_max_position_embeddings: 512,
+        rope_scaling: { ...LONGROPE, short_factor: Array(64).fill(1), long_factor: Array(64).fill(3) },
+      },
+      {
+        rope_parameters: {
+          ...LONGROPE,
+          short_factor: Array(64).fill(1),
+          long_factor: Array(64).fill(3),
+          original_max_position_embeddings: 512,
+        },
+      },
     ],
     ['partial', { partial_rotary_factor: 0.5 }, { rope_parameters: { partial_rotary_factor: 0.5, rope_type: 'default' } }],
     ['null', {}, { rope_scaling: null, rope_parameters: null, partial_rotary_factor: null }],
@@ -187,18 +201,43 @@ describe('context', () => {
 
 describe('bad parameters', () => {
   test.each([
-    ['an unknown type', { rope_scaling: { rope_type: 'spiral' } }, 'UNSUPPORTED', 'rope_scaling.rope_type = "spiral" in config.json is not supported'],
+    [
+      'an unknown type',
+      { rope_scaling: { rope_type: 'spiral' } },
+      'UNSUPPORTED',
+      'rope_scaling.rope_type = "spiral" in config.json is not supported',
+    ],
     ['mrope, the old key', { rope_scaling: { type: 'mrope' } }, 'UNSUPPORTED', 'rope_scaling.type = "mrope"'],
     ['no factor', { rope_scaling: { type: 'linear' } }, 'CORRUPT_FILE', 'rope_scaling.factor in config.json but received undefined'],
-    ['a zero factor', { rope_scaling: { type: 'linear', factor: 0 } }, 'CORRUPT_FILE', 'Expected number between 1 and 65536 for rope_scaling.factor'],
+    [
+      'a zero factor',
+      { rope_scaling: { type: 'linear', factor: 0 } },
+      'CORRUPT_FILE',
+      'Expected number between 1 and 65536 for rope_scaling.factor',
+    ],
     ['a string', { rope_theta: '10000' }, 'CORRUPT_FILE', 'for rope_theta in config.json but received "10000" of type string'],
     ['a zero base', { rope_theta: 0 }, 'CORRUPT_FILE', 'for rope_theta in config.json but received 0'],
     ['an array', { rope_scaling: [] }, 'CORRUPT_FILE', 'Expected object for rope_scaling'],
-    ['llama3 without the trained length', { rope_scaling: { ...LLAMA3, original_max_position_embeddings: null } }, 'CORRUPT_FILE', 'rope_scaling.original_max_position_embeddings'],
-    ['llama3 with crossed bounds', { rope_scaling: { ...LLAMA3, low_freq_factor: 4 } }, 'CORRUPT_FILE', 'above low_freq_factor (4) for rope_scaling.high_freq_factor'],
+    [
+      'llama3 without the trained length',
+      { rope_scaling: { ...LLAMA3, original_max_position_embeddings: null } },
+      'CORRUPT_FILE',
+      'rope_scaling.original_max_position_embeddings',
+    ],
+    [
+      'llama3 with crossed bounds',
+      { rope_scaling: { ...LLAMA3, low_freq_factor: 4 } },
+      'CORRUPT_FILE',
+      'above low_freq_factor (4) for rope_scaling.high_freq_factor',
+    ],
     ['too few divisors', { rope_scaling: LONGROPE }, 'CORRUPT_FILE', 'Expected array of 64 numbers'],
     ['no divisors', { rope_parameters: { rope_type: 'lowbit_divisors' } }, 'CORRUPT_FILE', 'rope_parameters.divisors'],
-    ['a zero divisor', { rope_parameters: { rope_type: 'lowbit_divisors', divisors: Array(64).fill(0) } }, 'CORRUPT_FILE', 'rope_parameters.divisors'],
+    [
+      'a zero divisor',
+      { rope_parameters: { rope_type: 'lowbit_divisors', divisors: Array(64).fill(0) } },
+      'CORRUPT_FILE',
+      'rope_parameters.divisors',
+    ],
     ['an odd number of rotary dimensions', { partial_rotary_factor: 3 / 128 }, 'CORRUPT_FILE', 'gives 3 of head_dim 128'],
     ['none at all', { partial_rotary_factor: 0 }, 'CORRUPT_FILE', 'gives 0 of head_dim 128'],
   ])('%s', (_, config, code, text) => {

@@ -83,9 +83,10 @@ LOWBIT_TEST(RtnShortLastGroupAndOddShapes) {
         int far = 0;
         double error = 0, weight = 0;
         for (size_t i = 0; i < w.size(); ++i) {
-          // Half a step, or a whole one where the positive end of a symmetric range or the f16 rounding of a scale clips.
+          // Half a step, or a whole one where the positive end of a symmetric range or the f16 rounding of a scale clips;
+          // a subnormal scale may be 2^-25 off, 255 times.
           const double scale = q.scales[i / k * q.groups + i % k / 32], difference = double(w[i]) - w_hat[i];
-          far += !(std::fabs(difference) <= scale * 1.001);
+          far += !(std::fabs(difference) <= scale * 1.001 + 255 * std::ldexp(1, -25));
           error += difference * difference;
           weight += double(w[i]) * w[i];
         }

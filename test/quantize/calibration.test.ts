@@ -10,7 +10,10 @@ import type { CalibrationSource } from '../../lib/quantize/options';
 /** One id per character, its code; so ids show where a piece of text went. Counts calls and the longest text seen. */
 class CodeTokenizer implements CalibrationTokenizer {
   longest = 0;
-  constructor(readonly bos: number | undefined = undefined) {}
+  readonly prefix: readonly number[];
+  constructor(...prefix: number[]) {
+    this.prefix = prefix;
+  }
   encode(text: string): number[] {
     this.longest = Math.max(this.longest, text.length);
     return Array.from({ length: text.length }, (_, i) => text.charCodeAt(i));
@@ -130,7 +133,9 @@ test('ids outside the vocabulary', async () => {
   expect((await errorOf(calibrationSamples([[...range(299), -1]], new CodeTokenizer(), small))).code).toBe('INVALID_ARGUMENT');
   expect((await errorOf(calibrationSamples([[...range(299), 1.5]], new CodeTokenizer(), small))).code).toBe('INVALID_ARGUMENT');
   const tokenizers = await errorOf(calibrationSamples(text(512), new CodeTokenizer(), small));
-  expect(tokenizers.message).toBe('The tokenizer yields id 300, but the model has ids 0 to 299: tokenizer and model do not belong together');
+  expect(tokenizers.message).toBe(
+    'The tokenizer yields id 300, but the model has ids 0 to 299: tokenizer and model do not belong together',
+  );
 });
 
 describe('a file', () => {

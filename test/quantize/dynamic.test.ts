@@ -27,7 +27,7 @@ test('no rules decide nothing', () => {
 });
 
 test('expressions match from the start of the name and not to its end', () => {
-  const table = parse({ 'model\\.layers\\.1': { bits: 8 }, 'layers': { bits: 2 } });
+  const table = parse({ 'model\\.layers\\.1': { bits: 8 }, layers: { bits: 2 } });
   expect(table.decide(down)?.overrides).toEqual({ bits: 8 });
   expect(table.decide(q)).toBeUndefined();
   expect(parse({ 'x|.*q_proj': { bits: 8 } }).decide(q)?.overrides).toEqual({ bits: 8 });
@@ -45,7 +45,7 @@ test('"+:" is the same as no prefix', () => {
 });
 
 test('rules that match nothing are found', () => {
-  expect(parse({ '.*q_proj': { bits: 8 }, '-:.*gate': {}, 'q_proj': false }).unmatched([q, down])).toEqual(['-:.*gate', 'q_proj']);
+  expect(parse({ '.*q_proj': { bits: 8 }, '-:.*gate': {}, q_proj: false }).unmatched([q, down])).toEqual(['-:.*gate', 'q_proj']);
 });
 
 test('the stored form has snake_case names and marks rules that skip', () => {

@@ -3,7 +3,16 @@ import { LowbitError } from '../../lib/errors';
 import type { Plan, Weight } from '../../lib/graph/plan';
 import { addToConfigText, configText, quantizationConfig } from '../../lib/quantize/config';
 import { DynamicTable } from '../../lib/quantize/dynamic';
-import { checkpointFormat, groupCount, listed, packedBytes, partShapes, selectTargets, shortGroups, type Selection } from '../../lib/quantize/layout';
+import {
+  checkpointFormat,
+  groupCount,
+  listed,
+  packedBytes,
+  partShapes,
+  selectTargets,
+  shortGroups,
+  type Selection,
+} from '../../lib/quantize/layout';
 import { resolveOptions, type QuantizeOptions, type ResolvedOptions } from '../../lib/quantize/options';
 import { defaultSettings, type SolveSettings } from '../../lib/quantize/settings';
 
@@ -12,7 +21,11 @@ function planOf(shapes: readonly (readonly [string, number, number])[]): Plan {
   return { weights } as unknown as Plan;
 }
 
-function select(shapes: readonly (readonly [string, number, number])[], settings: Partial<SolveSettings> = {}, rules?: object): Selection & { problems: LowbitError[] } {
+function select(
+  shapes: readonly (readonly [string, number, number])[],
+  settings: Partial<SolveSettings> = {},
+  rules?: object,
+): Selection & { problems: LowbitError[] } {
   const problems: LowbitError[] = [];
   const dynamic = DynamicTable.parse(rules, problems);
   const selection = selectTargets(planOf(shapes), [...shapes.keys()], { ...defaultSettings, ...settings }, dynamic, problems);
@@ -77,7 +90,16 @@ test('all linears that do not fit are in one problem', () => {
   expect(problems[0]?.message).toBe(
     '2 of 3 linears do not fit the GPTQ layout: a (48 input columns are not a multiple of 32), c (12 output rows of 4 bit do not fill 32-bit words). Leave them dense with a rule such as dynamic: { "-:<name>": {} } or choose other bits',
   );
-  expect(select([['a', 64, 48], ['b', 64, 64]], {}, { '-:a': {} }).problems).toEqual([]);
+  expect(
+    select(
+      [
+        ['a', 64, 48],
+        ['b', 64, 64],
+      ],
+      {},
+      { '-:a': {} },
+    ).problems,
+  ).toEqual([]);
   expect(select([['c', 12, 64]], { bits: 8 }).problems).toEqual([]);
   expect(select([['c', 16, 64]], { bits: 3 }).problems).toHaveLength(1);
 });
@@ -86,18 +108,26 @@ test('rules that match nothing, and rules that leave nothing', () => {
   expect(select([['model.q', 64, 64]], {}, { q: { bits: 8 } }).problems[0]?.message).toBe(
     'No linear of the model matches dynamic "q"; names look like model.q and are matched from their start',
   );
-  expect(select([['model.q', 64, 64]], {}, { '-:.*': {} }).problems[0]?.message).toBe('Nothing to quantise: the rules in dynamic leave every linear dense');
+  expect(select([['model.q', 64, 64]], {}, { '-:.*': {} }).problems[0]?.message).toBe(
+    'Nothing to quantise: the rules in dynamic leave every linear dense',
+  );
 });
 
 test('one asymmetric linear makes the checkpoint version 2', () => {
-  const shapes = [['a', 64, 64], ['b', 64, 64]] as const;
+  const shapes = [
+    ['a', 64, 64],
+    ['b', 64, 64],
+  ] as const;
   expect(checkpointFormat(select(shapes).targets.values())).toBe('gptq');
   expect(checkpointFormat(select(shapes, { sym: false }).targets.values())).toBe('gptq_v2');
   expect(checkpointFormat(select(shapes, {}, { b: { sym: false } }).targets.values())).toBe('gptq_v2');
 });
 
 test('short groups and long lists are told', () => {
-  const { targets } = select([['a', 64, 576], ['b', 64, 512]]);
+  const { targets } = select([
+    ['a', 64, 576],
+    ['b', 64, 512],
+  ]);
   expect(shortGroups(targets.values())).toEqual(['a']);
   expect(shortGroups(select([['a', 64, 576]], { groupSize: -1 }).targets.values())).toEqual([]);
   expect(listed(['a', 'b', 'c'], 2)).toBe('a, b and 1 more');
@@ -129,7 +159,15 @@ describe('quantization_config', () => {
   });
 
   test('says what was used', () => {
-    const options = resolved({ bits: 3, groupSize: -1, sym: false, descAct: true, staticGroups: true, mse: 2.4, dynamic: { '.*v_proj': { bits: 8 } } });
+    const options = resolved({
+      bits: 3,
+      groupSize: -1,
+      sym: false,
+      descAct: true,
+      staticGroups: true,
+      mse: 2.4,
+      dynamic: { '.*v_proj': { bits: 8 } },
+    });
     expect(quantizationConfig(options, 'gptq_v2', '1')).toMatchObject({
       bits: 3,
       group_size: -1,
@@ -148,14 +186,19 @@ describe('quantization_config', () => {
   test('goes into config.json without touching the rest', () => {
     const text = '{\n  "rope_theta": 10000.0,\n  "quantization_config": null,\n  "big": 12345678901234567890\n}\n';
     const added = addToConfigText(text, { bits: 4 }, 'config.json');
-    expect(added).toBe('{\n  "rope_theta": 10000.0,\n  "quantization_config": null,\n  "big": 12345678901234567890,\n  "quantization_config": {\n    "bits": 4\n  }\n}\n');
+    expect(added).toBe(
+      '{\n  "rope_theta": 10000.0,\n  "quantization_config": null,\n  "big": 12345678901234567890,\n  "quantization_config": {\n    "bits": 4\n  }\n}\n',
+    );
     expect((JSON.parse(added) as { quantization_config: unknown }).quantization_config).toEqual({ bits: 4 });
     expect(JSON.parse(addToConfigText('{}', { bits: 4 }, 'config.json'))).toEqual({ quantization_config: { bits: 4 } });
     expect(() => addToConfigText('[1]', { bits: 4 }, 'x/config.json')).toThrow(expect.objectContaining({ code: 'CORRUPT_FILE' }));
   });
 
   test('rebuilt configurations keep floats as floats', () => {
-    const text = configText({ rope_theta: 10000, hidden_size: 64, rope_parameters: { factor: 8, rope_theta: 5e5 }, list: [1, 'a'], none: undefined, empty: {} }, { bits: 4 });
+    const text = configText(
+      { rope_theta: 10000, hidden_size: 64, rope_parameters: { factor: 8, rope_theta: 5e5 }, list: [1, 'a'], none: undefined, empty: {} },
+      { bits: 4 },
+    );
     expect(text).toContain('"rope_theta": 10000.0,');
     expect(text).toContain('"factor": 8.0,');
     expect(text).toContain('"hidden_size": 64,');

@@ -92,13 +92,16 @@ const accepted: Record<string, readonly unknown[]> = {
 };
 
 describe.each(Object.entries(expected))('%s', (option, text) => {
-  test.each(wrong.filter(([value]) => !(accepted[option] ?? (text === 'boolean' ? [true] : [])).includes(value)))('refuses %p', (value, described) => {
-    const [problem, ...more] = problemsOf({ ...base, [option]: value });
-    expect(more).toEqual([]);
-    expect(problem?.code).toBe('INVALID_ARGUMENT');
-    expect(problem?.message).toBe(`Expected ${text} for ${option} but received ${described}`);
-    expect(problem?.details['option']).toBe(option);
-  });
+  test.each(wrong.filter(([value]) => !(accepted[option] ?? (text === 'boolean' ? [true] : [])).includes(value)))(
+    'refuses %p',
+    (value, described) => {
+      const [problem, ...more] = problemsOf({ ...base, [option]: value });
+      expect(more).toEqual([]);
+      expect(problem?.code).toBe('INVALID_ARGUMENT');
+      expect(problem?.message).toBe(`Expected ${text} for ${option} but received ${described}`);
+      expect(problem?.details['option']).toBe(option);
+    },
+  );
 });
 
 test.each([
@@ -132,7 +135,8 @@ test('unknown options are errors that name the nearest known one', () => {
   const [problem] = problemsOf({ ...base, group_size: 64 });
   expect(problem?.code).toBe('INVALID_ARGUMENT');
   expect(problem?.message).toContain('Unknown option "group_size" for quantize. Did you mean "groupSize"?');
-  for (const option of ['resume', 'trueSequential', 'percdamp']) expect(problemsOf({ ...base, [option]: true })[0]?.message).toContain(`Unknown option "${option}"`);
+  for (const option of ['resume', 'trueSequential', 'percdamp'])
+    expect(problemsOf({ ...base, [option]: true })[0]?.message).toContain(`Unknown option "${option}"`);
 });
 
 test('a dense head is accepted, a quantised one is not supported', () => {
@@ -164,7 +168,9 @@ test.each([
   ['a chat without role', [[{ content: 'hi' }]]],
   ['an empty chat beside one', [[{ role: 'user', content: 'hi' }], [null]]],
 ])('calibration with %s is refused', (_name, calibration) => {
-  expect(problemsOf({ ...base, calibration })[0]?.message).toMatch(/^Expected a text, \{ file \}, or an array .* for calibration but received /);
+  expect(problemsOf({ ...base, calibration })[0]?.message).toMatch(
+    /^Expected a text, \{ file \}, or an array .* for calibration but received /,
+  );
 });
 
 describe('throwProblems', () => {
@@ -193,7 +199,7 @@ describe('throwProblems', () => {
   });
 
   test('all bad options of a call are in one error', () => {
-    const problems = problemsOf({ output: 'o', bits: 5, sym: 'yes', dynamic: { '(': {}, 'a': { bits: 6, groupSize: 3 } }, other: 1 });
+    const problems = problemsOf({ output: 'o', bits: 5, sym: 'yes', dynamic: { '(': {}, a: { bits: 6, groupSize: 3 } }, other: 1 });
     expect(problems).toHaveLength(8);
   });
 });

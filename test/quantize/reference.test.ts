@@ -35,7 +35,11 @@ test.each([2, 3, 4, 8])('rounding to %d bits and reading it back', (bits) => {
   const [n, k] = [128, 384];
   for (const sym of [true, false]) {
     const { qweight, qzeros, scales, gIdx } = roundToGrid(original, n, k, { bits, groupSize: 64, sym, zeroOffset: sym ? 1 : 0 });
-    const raw = (dtype: string, shape: number[], array: Int32Array | Uint16Array): RawTensor => ({ dtype, shape, bytes: Buffer.from(array.buffer) });
+    const raw = (dtype: string, shape: number[], array: Int32Array | Uint16Array): RawTensor => ({
+      dtype,
+      shape,
+      bytes: Buffer.from(array.buffer),
+    });
     const tensors = new Map([
       ['x.qweight', raw('I32', [(k * bits) / 32, n], qweight)],
       ['x.qzeros', raw('I32', [6, (n * bits) / 32], qzeros)],
@@ -44,7 +48,9 @@ test.each([2, 3, 4, 8])('rounding to %d bits and reading it back', (bits) => {
     ]);
     const { weights, scaleOf } = dequantize(tensors, 'x', bits, sym ? 'gptq' : 'gptq_v2');
     // Half a step, and the rounding of the scale to 11 bits over at most 2^bits steps.
-    const wrong = weights.findIndex((value, i) => !(Math.abs(value - (original[i] as number)) <= (scaleOf[i] as number) * (0.5 + 2 ** (bits - 11))));
+    const wrong = weights.findIndex(
+      (value, i) => !(Math.abs(value - (original[i] as number)) <= (scaleOf[i] as number) * (0.5 + 2 ** (bits - 11))),
+    );
     expect(wrong).toBe(-1);
   }
 });

@@ -14,7 +14,10 @@ export function readTensors(directory: string): Map<string, RawTensor> {
   for (const name of readdirSync(directory).filter((file) => file.endsWith('.safetensors') && file.startsWith('model'))) {
     const file = readFileSync(path.join(directory, name));
     const start = 8 + Number(file.readBigUInt64LE());
-    const header = JSON.parse(file.toString('utf8', 8, start)) as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
+    const header = JSON.parse(file.toString('utf8', 8, start)) as Record<
+      string,
+      { dtype: string; shape: number[]; data_offsets: [number, number] }
+    >;
     for (const [tensor, { dtype, shape, data_offsets }] of Object.entries(header)) {
       if (tensor === '__metadata__') continue;
       if (tensors.has(tensor)) throw new Error(`${tensor} is stored twice`);
@@ -48,24 +51,28 @@ export function toHalf(value: number): number {
 }
 
 export function floats({ dtype, bytes }: RawTensor): Float64Array {
+  const view = new DataView(new ArrayBuffer(4));
   const width = dtype === 'F32' ? 4 : 2;
-  return Float64Array.from({ length: bytes.length / width }, (_, i) => {
-    if (dtype === 'F32') return bytes.readFloatLE(4 * i);
-    if (dtype === 'F16') return half(bytes.readUInt16LE(2 * i));
-    const word = Buffer.alloc(4);
-    word.writeUInt16LE(bytes.readUInt16LE(2 * i), 2);
-    return word.readFloatLE();
-  });
+  const values = new Float64Array(bytes.length / width);
+  for (let i = 0; i < values.length; i++) {
+    if (dtype === 'F16') {
+      values[i] = half(bytes.readUInt16LE(2 * i));
+    } else {
+      // A BF16 is the upper half of an F32.
+      view.setUint32(0, dtype === 'F32' ? bytes.readUInt32LE(4 * i) : bytes.readUInt16LE(2 * i) * 65536);
+      values[i] = view.getFloat32(0);
+    }
+  }
+  return values;
 }
 
 /** Value `index` of a stream of `bits`-bit values over 32-bit words, lowest bits first; word w is bytes.readUInt32LE(wordAt(w)). */
 function fromStream(bytes: Buffer, index: number, bits: number, wordAt: (word: number) => number): number {
-  let value = 0;
-  for (let bit = 0; bit < bits; bit++) {
-    const position = index * bits + bit;
-    value |= ((bytes.readUInt32LE(wordAt(position >> 5)) >>> (position & 31)) & 1) << bit;
-  }
-  return value;
+  const word = (index * bits) >> 5;
+  const shift = (index * bits) & 31;
+  let value = bytes.readUInt32LE(wordAt(word)) >>> shift;
+  if (shift + bits > 32) value |= bytes.readUInt32LE(wordAt(word + 1)) << (32 - shift);
+  return value & ((1 << bits) - 1);
 }
 
 export interface Dequantized {
@@ -88,10 +95,12 @@ export function dequantize(tensors: ReadonlyMap<string, RawTensor>, name: string
   const [groups, n] = scales.shape as [number, number];
   const expected = { qweight: [(k * bits) / 32, n], qzeros: [groups, (n * bits) / 32], scales: [groups, n], g_idx: [k] };
   for (const [suffix, shape] of Object.entries(expected)) {
-    if (part(suffix).shape.join() !== shape.join()) throw new Error(`${name}.${suffix} has shape ${part(suffix).shape.join()}, expected ${shape.join()}`);
+    if (part(suffix).shape.join() !== shape.join())
+      throw new Error(`${name}.${suffix} has shape ${part(suffix).shape.join()}, expected ${shape.join()}`);
   }
   const scale = floats(scales);
-  const zero = (row: number, group: number): number => fromStream(qzeros.bytes, row, bits, (word) => 4 * (((group * n * bits) >> 5) + word)) + (format === 'gptq' ? 1 : 0);
+  const zero = (row: number, group: number): number =>
+    fromStream(qzeros.bytes, row, bits, (word) => 4 * (((group * n * bits) >> 5) + word)) + (format === 'gptq' ? 1 : 0);
   const weights = new Float64Array(n * k);
   const scaleOf = new Float64Array(n * k);
   for (let row = 0; row < n; row++) {
@@ -116,17 +125,30 @@ export function relativeError(actual: Float64Array, expected: Float64Array): num
   return difference / norm;
 }
 
-/** Writes `count` values of `bits` bits as one stream; the inverse of fromStream. */
-function toStream(words: Int32Array, values: (index: number) => number, count: number, bits: number, wordAt: (word: number) => number): void {
-  for (let position = 0; position < count * bits; position++) {
-    const bit = (values(Math.floor(position / bits)) >> (position % bits)) & 1;
-    const word = wordAt(position >> 5);
-    words[word] = (words[word] as number) | (bit << (position & 31));
+/** Writes `count` values of `bits` bits as one stream; the inverse of fromStream. `words` starts as zeros. */
+function toStream(
+  words: Int32Array,
+  values: (index: number) => number,
+  count: number,
+  bits: number,
+  wordAt: (word: number) => number,
+): void {
+  for (let index = 0; index < count; index++) {
+    const word = (index * bits) >> 5;
+    const shift = (index * bits) & 31;
+    const value = values(index);
+    words[wordAt(word)] = (words[wordAt(word)] as number) | (value << shift);
+    if (shift + bits > 32) words[wordAt(word + 1)] = (words[wordAt(word + 1)] as number) | (value >>> (32 - shift));
   }
 }
 
 /** Plain symmetric or asymmetric rounding of w [n][k] as GPTQ tensors: what the test's stand-in for the engine answers with. */
-export function roundToGrid(w: Float64Array, n: number, k: number, options: { bits: number; groupSize: number; sym: boolean; zeroOffset: number }) {
+export function roundToGrid(
+  w: Float64Array,
+  n: number,
+  k: number,
+  options: { bits: number; groupSize: number; sym: boolean; zeroOffset: number },
+) {
   const { bits, sym, zeroOffset } = options;
   const groupSize = options.groupSize === -1 ? k : options.groupSize;
   const groups = Math.ceil(k / groupSize);
@@ -150,7 +172,14 @@ export function roundToGrid(w: Float64Array, n: number, k: number, options: { bi
     }
   }
   const qweight = new Int32Array((k * bits * n) / 32);
-  for (let row = 0; row < n; row++) toStream(qweight, (column) => codes[row * k + column] as number, k, bits, (word) => word * n + row);
+  for (let row = 0; row < n; row++)
+    toStream(
+      qweight,
+      (column) => codes[row * k + column] as number,
+      k,
+      bits,
+      (word) => word * n + row,
+    );
   const qzeros = new Int32Array((groups * n * bits) / 32);
   for (let group = 0; group < groups; group++) {
     const stored = (row: number): number => ((zeros[row * groups + group] as number) - zeroOffset) & most;

@@ -3,6 +3,7 @@
 // below 2^24. So integer arithmetic needs no integer instructions, and the compiler vectorises one simple loop on any machine.
 // It reads only q and scale of QuantizedRows; bias and the scaled sums serve kernels that keep codes unsigned.
 #include <cmath>
+#include <cstring>
 
 #include "kernel/ref/ref.h"
 #include "part/layout.h"
@@ -25,55 +26,92 @@ constexpr size_t kSmallSubBlocks = 4;
 
 void Decode(const PackedView& w, const AffineLayout& layout, const uint8_t* panel, size_t index, SubBlock& out) {
   const bool minimum = w.affine == AffineKind::kMinimum;
-  uint8_t codes[8][4 * kPanelRows];
-  LoadSubBlock(panel + layout.SubBlockOffset(index), w.bits, codes);
+  uint32_t quads[8][kPanelRows];
+  LoadSubBlock(panel + layout.SubBlockOffset(index), w.bits, quads);
   const int parts = w.group_size == 16 ? 2 : 1, columns = kSubBlock / parts;
   for (int part = 0; part < parts; ++part) {
     const size_t column = index * kSubBlock + static_cast<size_t>(part * columns);
-    float seconds[kPanelRows];
+    float seconds[kPanelRows], zeros[kPanelRows];
     LoadRecord(w, panel + layout.RecordOffset(column / static_cast<size_t>(w.group_size)), out.scales[part], seconds);
+    for (int r = 0; r < kPanelRows; ++r) {
+      zeros[r] = minimum ? 0.0f : seconds[r];
+      out.minima[part][r] = minimum ? seconds[r] : 0.0f;
+    }
     for (int c = part * columns; c < (part + 1) * columns; ++c) {
+      const uint32_t* quad = quads[c / 4];
+      const int shift = c % 4 * 8;
       for (int r = 0; r < kPanelRows; ++r) {
-        out.values[c][r] = static_cast<float>(codes[c / 4][4 * r + c % 4]) - (minimum ? 0.0f : seconds[r]);
+        out.values[c][r] = static_cast<float>(static_cast<int32_t>(quad[r] >> shift & 255)) - zeros[r];
       }
     }
-    for (int r = 0; r < kPanelRows; ++r) out.minima[part][r] = minimum ? seconds[r] : 0.0f;
   }
 }
 
 // Where one activation row lies in its tile.
 struct ActivationRow {
-  ActivationRow(const QuantizedRows& x, int row) {
-    const int tile = row / x.tile, first = tile * x.tile;
-    rows = static_cast<size_t>(x.m - first < x.tile ? x.m - first : x.tile);
-    const size_t local = static_cast<size_t>(row - first);
-    q = x.q + static_cast<size_t>(first) * static_cast<size_t>(x.k_padded) + local * 4;
-    scale = x.scale + static_cast<size_t>(first) * static_cast<size_t>(x.groups) + local;
-  }
-  size_t rows;
+  size_t rows;  // of the tile: the stride between quads, and between groups
   const int8_t* q;
   const float* scale;
 };
 
-// total[r] += scale_x * (scale_w * sum(q * value) + minimum * sum(q)) over one sub-block.
-void AddSubBlock(const QuantizedRows& x, const ActivationRow& row, size_t index, const SubBlock& block, int parts, bool minimum,
-                 float total[kPanelRows]) {
-  float q[kSubBlock];
-  for (size_t t = 0; t < kSubBlock / 4; ++t) {
-    const int8_t* quad = row.q + (index * (kSubBlock / 4) + t) * row.rows * 4;
-    for (size_t i = 0; i < 4; ++i) q[t * 4 + i] = static_cast<float>(quad[i]);
+ActivationRow FindRow(const QuantizedRows& x, int row) {
+  const int first = row / x.tile * x.tile;
+  const size_t rows = static_cast<size_t>(x.m - first < x.tile ? x.m - first : x.tile), local = static_cast<size_t>(row - first);
+  return {rows, x.q + static_cast<size_t>(first) * static_cast<size_t>(x.k_padded) + local * 4,
+          x.scale + static_cast<size_t>(first) * static_cast<size_t>(x.groups) + local};
+}
+
+// dots[i][r] = sum over columns [begin, end) of q[i][column] * values[column][r].
+template <int kRows>
+void Dots(const float (*q)[kSubBlock], const float (*values)[kPanelRows], int begin, int end, float (*dots)[kPanelRows]) {
+  Vector4 acc[kRows][kPanelRows / 4] = {};  // two rows fill half of the 16 registers of SSE
+  for (int c = begin; c < end; ++c) {
+    for (int j = 0; j < kPanelRows / 4; ++j) {
+      const Vector4 value = Load4(values[c] + 4 * j);
+      for (int i = 0; i < kRows; ++i) acc[i][j] += value * q[i][c];
+    }
   }
-  const float scale = row.scale[index * kSubBlock / static_cast<size_t>(x.group) * row.rows];
+  std::memcpy(dots, acc, sizeof(acc));
+}
+
+// total[i][r] += scale_x * (scale_w * sum(q * value) + minimum * sum(q)) over one sub-block, for kRows rows.
+template <int kRows>
+void AddSubBlock(const QuantizedRows& x, const ActivationRow* rows, size_t index, const SubBlock& block, int parts, bool minimum,
+                 float (*total)[kPanelRows]) {
+  float q[kRows][kSubBlock];
+  for (int i = 0; i < kRows; ++i) {
+    for (size_t t = 0; t < kSubBlock / 4; ++t) {
+      const int8_t* quad = rows[i].q + (index * (kSubBlock / 4) + t) * rows[i].rows * 4;
+      for (size_t j = 0; j < 4; ++j) q[i][t * 4 + j] = static_cast<float>(quad[j]);
+    }
+  }
   const int columns = kSubBlock / parts;
   for (int part = 0; part < parts; ++part) {
-    float dot[kPanelRows] = {}, sum = 0;
-    for (int c = part * columns; c < (part + 1) * columns; ++c) {
-      for (int r = 0; r < kPanelRows; ++r) dot[r] += q[c] * block.values[c][r];
+    const int begin = part * columns, end = begin + columns;
+    float dots[kRows][kPanelRows];
+    Dots<kRows>(q, block.values, begin, end, dots);
+    for (int i = 0; i < kRows; ++i) {
+      float sum = 0;
+      for (int c = begin; minimum && c < end; ++c) sum += q[i][c];
+      const float scale = rows[i].scale[index * kSubBlock / static_cast<size_t>(x.group) * rows[i].rows];
+      for (int r = 0; r < kPanelRows; ++r) total[i][r] += scale * (block.scales[part][r] * dots[i][r] + block.minima[part][r] * sum);
     }
-    if (minimum) {
-      for (int c = part * columns; c < (part + 1) * columns; ++c) sum += q[c];
-    }
-    for (int r = 0; r < kPanelRows; ++r) total[r] += scale * (block.scales[part][r] * dot[r] + block.minima[part][r] * sum);
+  }
+}
+
+// kRows rows of y, one panel, a run of decoded sub-blocks.
+template <int kRows>
+void AddRows(const QuantizedRows& x, int row0, size_t first, size_t count, const SubBlock* blocks, int parts, bool minimum, bool add,
+             float* y, size_t ldy, int lanes) {
+  float total[kRows][kPanelRows] = {};
+  ActivationRow rows[kRows];
+  for (int i = 0; i < kRows; ++i) {
+    rows[i] = FindRow(x, row0 + i);
+    for (int r = 0; add && r < lanes; ++r) total[i][r] = y[static_cast<size_t>(i) * ldy + static_cast<size_t>(r)];
+  }
+  for (size_t s = 0; s < count; ++s) AddSubBlock<kRows>(x, rows, first + s, blocks[s], parts, minimum, total);
+  for (int i = 0; i < kRows; ++i) {
+    for (int r = 0; r < lanes; ++r) y[static_cast<size_t>(i) * ldy + static_cast<size_t>(r)] = total[i][r];
   }
 }
 
@@ -82,21 +120,18 @@ void Run(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int 
          size_t capacity) {
   const AffineLayout layout(w);
   const int parts = w.group_size == 16 ? 2 : 1;
+  const bool minimum = w.affine == AffineKind::kMinimum;
   for (int panel = panel0; panel < panel1; ++panel) {
     const uint8_t* base = w.data + static_cast<size_t>(panel) * w.panel_bytes;
     const int lanes = w.n - panel * kPanelRows < kPanelRows ? w.n - panel * kPanelRows : kPanelRows;
     for (size_t first = 0; first < layout.sub_blocks; first += capacity) {
       const size_t count = layout.sub_blocks - first < capacity ? layout.sub_blocks - first : capacity;
       for (size_t s = 0; s < count; ++s) Decode(w, layout, base, first + s, blocks[s]);
-      for (int i = 0; i < x.m; ++i) {
+      const bool add = accumulate || first > 0;
+      for (int i = 0; i < x.m; i += 2) {
         float* out = y + static_cast<size_t>(i) * ldy + static_cast<size_t>(panel) * kPanelRows;
-        float total[kPanelRows] = {};
-        if (accumulate || first > 0) {
-          for (int r = 0; r < lanes; ++r) total[r] = out[r];
-        }
-        const ActivationRow row(x, i);
-        for (size_t s = 0; s < count; ++s) AddSubBlock(x, row, first + s, blocks[s], parts, w.affine == AffineKind::kMinimum, total);
-        for (int r = 0; r < lanes; ++r) out[r] = total[r];
+        const auto add_rows = i + 1 < x.m ? AddRows<2> : AddRows<1>;
+        add_rows(x, i, first, count, blocks, parts, minimum, add, out, ldy, lanes);
       }
     }
   }

@@ -13,10 +13,11 @@ constexpr int kTileRows = 4;
 constexpr int kTileColumns = 8;
 
 void Tile(const float* a, size_t a_line_stride, const float* b, size_t b_line_stride, int k, float sums[kTileRows][kTileColumns]) {
-  float acc[kTileRows][kTileColumns] = {};
+  Vector4 acc[kTileRows][kTileColumns / 4] = {};
   for (int s = 0; s < k; ++s, a += a_line_stride, b += b_line_stride) {
-    for (int i = 0; i < kTileRows; ++i) {
-      for (int j = 0; j < kTileColumns; ++j) acc[i][j] += a[i] * b[j];
+    for (int j = 0; j < kTileColumns / 4; ++j) {
+      const Vector4 value = Load4(b + 4 * j);
+      for (int i = 0; i < kTileRows; ++i) acc[i][j] += value * a[i];
     }
   }
   std::memcpy(sums, acc, sizeof(acc));
@@ -72,17 +73,18 @@ void UnpackPanel(const PackedView& w, int panel, int k0, int kc, float* out) {
   const size_t run = w.group_size == 16 ? 16 : kSubBlock;  // columns that share a record inside a sub-block
   for (size_t begin = 0; begin < count; begin += kSubBlock) {
     const size_t sub_block = (first + begin) / kSubBlock, end = begin + kSubBlock < count ? begin + kSubBlock : count;
-    uint8_t codes[8][4 * kPanelRows];
-    LoadSubBlock(base + layout.SubBlockOffset(sub_block), w.bits, codes);
+    uint32_t quads[8][kPanelRows];
+    LoadSubBlock(base + layout.SubBlockOffset(sub_block), w.bits, quads);
     float scales[kPanelRows], seconds[kPanelRows];
     for (size_t c = begin; c < end; ++c) {
       const size_t column = first + c, inner = c - begin;
       if (inner % run == 0) {
         LoadRecord(w, base + layout.RecordOffset(column / static_cast<size_t>(w.group_size)), scales, seconds);
       }
-      const uint8_t* quad = codes[inner / 4] + inner % 4;
+      const uint32_t* quad = quads[inner / 4];
+      const size_t shift = inner % 4 * 8;
       for (size_t r = 0; r < lanes; ++r) {
-        const float code = static_cast<float>(quad[4 * r]);
+        const float code = static_cast<float>(static_cast<int32_t>(quad[r] >> shift & 255));
         out[c * lanes + r] = w.affine == AffineKind::kMinimum ? scales[r] * code + seconds[r] : scales[r] * (code - seconds[r]);
       }
     }

@@ -1,11 +1,23 @@
 // kernel/ref: declarations of the portable table's functions. Each is described at its field of KernelTable (kernel/kernel.h).
-// Plain C++ without intrinsics: what every fast table is tested against, and what runs on processors that have none. Inner loops
-// have constant trip counts over rows in lanes, so compilers vectorise them for the base instruction set.
+// Portable C++ without intrinsics: what every fast table is tested against, and what runs on processors that have none. The two
+// loops that matter use Vector4; the rest has constant trip counts over rows in lanes, which compilers vectorise themselves.
 #pragma once
+
+#include <cstring>
 
 #include "kernel/kernel.h"
 
 namespace lowbit::ref {
+
+// Four floats: one register of SSE or NEON. A GCC and Clang type that exists for every processor; left to itself GCC 12
+// vectorises the reduction loops across columns, with shuffles, at a fifth of the speed.
+using Vector4 = float __attribute__((vector_size(16)));
+
+inline Vector4 Load4(const float* from) {
+  Vector4 value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
 
 // exact.cc
 void GemmF32(const float* a, size_t a_tile_stride, size_t a_line_stride, const float* b, size_t b_panel_stride, size_t b_line_stride, int m,

@@ -26,7 +26,12 @@ LOWBIT_INLINE Int Quad(const uint8_t* lines, int t) {
   } else if constexpr (kBits == 6) return And(BitSelect(SetByte(15), Field4(lines, t, 0), Field2(lines + kPlane4, t, 4)), SetByte(63));
   else if constexpr (kBits == 5) return And(BitSelect(SetByte(15), Field4(lines, t, 0), Field1(lines + kPlane4, t, 4)), SetByte(31));
   else if constexpr (kBits == 4) return And(Field4(lines, t, 0), SetByte(15));
-  else if constexpr (kBits == 3) return And(BitSelect(SetByte(3), Field2(lines, t, 0), Field1(lines + kPlane2, t, 2)), SetByte(7));
+  else if constexpr (kBits == 3) {
+    // quads t and t+4 together: two crumbs and their top bits merge into two nibbles, which the compiler shares between both
+    const Int low = MoveField(LoadLine(lines + 64 * (t & 1)), 2 * (t >> 1 & 1), 0);
+    const Int top = MoveField(LoadLine(lines + kPlane2), t & 3, 2);
+    return And(MoveField(BitSelect(SetByte(0x33), low, top), t & 4, 0), SetByte(7));
+  }
   else if constexpr (kBits == 2) return And(Field2(lines, t, 0), SetByte(3));
   else return And(Field1(lines, t, 0), SetByte(1));
 }

@@ -1,7 +1,7 @@
 /** lowbit chat: a conversation on the terminal, or one turn per line of stdin. */
 import { createInterface } from 'node:readline';
 import type { Command } from 'commander';
-import { ChatSession } from '../../index';
+import { ChatSession, LowbitError } from '../../index';
 import type { Io } from '../io';
 import { defined, parseNumber } from '../parse';
 import { type RunOptions, type SamplingFlags, addRunOptions, addSamplingOptions, examples, modelKeys, samplingOptions, withModel } from '../runtime';
@@ -21,6 +21,7 @@ export function chatCommand(command: Command, io: () => Io, interrupt: () => voi
         .option('-s, --system <text>', 'system prompt')
         .option('-p, --prompt <text>', 'ask this one question and leave')
         .option('-c, --context <tokens>', 'context size (default: what the model was made for, at most 4096)', parseNumber),
+      'until the model ends its answer',
     ),
   )
     .addHelpText('after', examples('lowbit chat ./model --system "Answer in one sentence."', 'lowbit chat ./model --prompt "Why is the sky blue?" --max-tokens 100 --json'))
@@ -33,13 +34,14 @@ async function run(io: Io, path: string, flags: Flags, interrupt: () => void): P
     const chat = new ChatSession(context, defined({ systemPrompt: flags.system }));
     const start = performance.now();
     let tokens = 0;
-    let decodeSeconds = 0;
+    const decode = { steps: 0, seconds: 0 };
     const ask = async (question: string): Promise<void> => {
       await chat.prompt(question, { ...samplingOptions(flags), onText: (piece) => io.out(piece), signal: io.signal });
       io.out('\n');
       const { tokens: generated, timing } = chat.lastResult!;
       tokens += generated.length;
-      decodeSeconds += timing.decodeSeconds;
+      decode.seconds += timing.decodeSeconds;
+      decode.steps += timing.decodeSeconds * timing.decodeTokensPerSecond;
     };
     if (flags.prompt !== undefined) await ask(flags.prompt);
     else await converse(io, chat, ask, interrupt);
@@ -47,7 +49,7 @@ async function run(io: Io, path: string, flags: Flags, interrupt: () => void): P
     io.result({
       messages: chat.history,
       tokens,
-      decode_tokens_per_second: decodeSeconds > 0 ? tokens / decodeSeconds : 0,
+      decode_tokens_per_second: decode.seconds > 0 ? decode.steps / decode.seconds : 0,
       seconds: (performance.now() - start) / 1000,
       ...modelKeys(model, loadMs),
     });
@@ -66,11 +68,17 @@ async function converse(io: Io, chat: ChatSession, ask: (question: string) => Pr
       const question = line.trim();
       if (question === '/exit') break;
       if (question === '/reset') chat.reset();
-      else if (question !== '') await ask(question);
+      else if (question !== '') await ask(question).catch((error: unknown) => (terminal ? explain(io, error) : Promise.reject(error)));
       if (terminal) lines.prompt();
     }
   } finally {
     io.signal.removeEventListener('abort', close);
     close();
   }
+}
+
+/** On a terminal a question that cannot be asked, such as one that no longer fits, ends the turn and not the conversation. */
+function explain(io: Io, error: unknown): void {
+  if (!(error instanceof LowbitError) || error.code !== 'INVALID_ARGUMENT') throw error;
+  io.note(`${error.message}; /reset forgets the conversation`);
 }

@@ -69,6 +69,6 @@ function tables(machine: { version: string; node: string; platform: string; arch
     ['self-test', `${test.message} (${test.seconds.toFixed(2)} s)`],
   );
   const sets = new Table({ ...plain, head: ['instruction set', 'usable', 'why'], colWidths: [18, 10, 89], wordWrap: true });
-  for (const { name, usable, reason } of engine.isa) sets.push([name, usable ? 'yes' : 'no', reason]);
+  for (const { name, usable, reason } of engine.isa) sets.push([name, usable ? 'yes' : 'no', reason || (name === engine.chosenIsa ? 'runs' : 'not chosen')]);
   return `${facts.toString()}\n${sets.toString()}`;
 }

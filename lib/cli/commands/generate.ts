@@ -25,6 +25,7 @@ export function generateCommand(command: Command, io: () => Io): void {
         .option('-f, --file <file>', 'read the prompt from a file, byte for byte')
         .option('-c, --context <tokens>', 'context size (default: what the model was made for, at most 4096)', parseNumber)
         .option('--stop <text>', 'end before this text; may be given several times', collect),
+      String(defaultMaxTokens),
     ),
   )
     .addHelpText('after', examples('lowbit generate ./model --prompt "Once upon a time" --max-tokens 64', 'lowbit generate ./model -p "Dear" --temperature 0.8 --top-p 0.95 --seed 1 --stop "." --json'))

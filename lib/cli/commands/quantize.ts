@@ -23,6 +23,7 @@ interface Flags {
   readonly dynamic?: Record<string, unknown>;
   readonly threads?: number;
   readonly overwrite?: boolean;
+  readonly json?: boolean;
 }
 
 export function quantizeCommand(command: Command, io: () => Io): void {
@@ -58,7 +59,7 @@ export function quantizeCommand(command: Command, io: () => Io): void {
 }
 
 async function run(io: Io, model: string, flags: Flags): Promise<void> {
-  const { calibration, dynamic, ...rest } = flags;
+  const { calibration, dynamic, json: _json, ...rest } = flags;
   const progress = io.progress(flags.method);
   const options = {
     model,

@@ -1,0 +1,3 @@
+/** models: what the rest of lib/ uses. */
+export { type PlanOptions, architectureNames, buildPlan } from './registry';
+export { type LinearGroup, type ModelSummary, modelSummary, quantizableWeights } from './summary';

@@ -1,0 +1,246 @@
+// test/native: attention, linear and liveness of the executor against straightforward double-precision loops.
+#include "plan/executor.h"
+
+#include <cmath>
+#include <random>
+
+#include "base/cpu.h"
+#include "check.h"
+#include "kernel/chooser.h"
+
+using namespace lowbit;
+
+namespace {
+
+std::vector<float> Random(size_t count, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& v : values) v = normal(generator);
+  return values;
+}
+
+struct AttentionCase {
+  int n_heads, n_kv_heads, head_dim, window;
+  float softcap;
+  bool f16;
+  std::vector<int> steps;  // rows of successive batches
+};
+
+// One attention op over successive batches of one sequence, against a plain softmax per row.
+void RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool) {
+  const int q = c.n_heads * c.head_dim, kv = c.n_kv_heads * c.head_dim;
+  Plan plan;
+  plan.vocab_size = 1;
+  plan.hidden_size = q;
+  plan.max_seq_len = 4096;
+  plan.buffers = {{"qkv", q + 2 * kv}, {"out", q}};
+  plan.caches = {{c.n_kv_heads, c.head_dim}};
+  Op op;
+  op.kind = OpKind::kAttention;
+  op.in = {0, 0, q};
+  op.in2 = {0, q, kv};
+  op.in3 = {0, q + kv, kv};
+  op.out = {1, 0, q};
+  op.n_heads = c.n_heads;
+  op.n_kv_heads = c.n_kv_heads;
+  op.head_dim = c.head_dim;
+  op.window = c.window;
+  op.softcap = c.softcap;
+  op.factor = 0.3f;
+  plan.ops = {op};
+  plan.blocks = {{0, 1}};
+  plan.epilogue = {1, 1};
+  int total = 0;
+  for (int s : c.steps) total += s;
+  const Bindings bindings;
+  auto executor = Executor::Create(plan, bindings, kernels, pool, false, total, 1);
+  auto cache = KvCache::Create(plan.caches, 2, total, c.f16);
+  if (!EXPECT(executor.ok() && cache.ok())) return;
+  const std::vector<float> rows = Random(static_cast<size_t>(total) * static_cast<size_t>(q + 2 * kv), 5);
+  const auto at = [&](int token, int column) { return static_cast<double>(rows[static_cast<size_t>(token) * static_cast<size_t>(q + 2 * kv) + static_cast<size_t>(column)]); };
+  int past = 0;
+  double worst = 0;
+  for (int count : c.steps) {
+    Batch batch;
+    batch.rows = count;
+    batch.segments = {{1, 0, count, past}};
+    EXPECT(executor.value()->Begin(batch).ok());
+    for (int t = 0; t < count; ++t)
+      for (int j = 0; j < q + 2 * kv; ++j) executor.value()->Row({0, 0, q + 2 * kv}, t)[j] = static_cast<float>(at(past + t, j));
+    EXPECT(executor.value()->Run({0, 1}, &cache.value(), nullptr).ok());
+    for (int t = 0; t < count; ++t)
+      for (int h = 0; h < c.n_heads; ++h) {
+        const int position = past + t, kv_head = h / (c.n_heads / c.n_kv_heads);
+        const int from = c.window > 0 ? std::max(0, position - c.window + 1) : 0;
+        std::vector<double> p;
+        double sum = 0;
+        for (int j = from; j <= position; ++j) {
+          double score = 0;
+          for (int d = 0; d < c.head_dim; ++d) score += at(position, h * c.head_dim + d) * at(j, q + kv_head * c.head_dim + d);
+          score *= 0.3f;
+          if (c.softcap > 0) score = c.softcap * std::tanh(score / c.softcap);
+          p.push_back(std::exp(score));
+          sum += p.back();
+        }
+        for (int d = 0; d < c.head_dim; ++d) {
+          double expected = 0;
+          for (int j = from; j <= position; ++j) expected += p[static_cast<size_t>(j - from)] / sum * at(j, q + kv + kv_head * c.head_dim + d);
+          const double error = std::fabs(executor.value()->Row(op.out, t)[h * c.head_dim + d] - expected);
+          if (!(error <= worst)) worst = error;
+        }
+      }
+    past += count;
+  }
+  // f32: scores of magnitude up to 40 carry 40*2^-23 error, which exp turns into a relative 5e-6 of values up to 5;
+  // f16 keys and values add 2^-11 relative to both.
+  EXPECT_NEAR(worst, 0, c.f16 ? 3e-2 : 1e-4);
+}
+
+}  // namespace
+
+LOWBIT_TEST(AttentionMatchesPlainSoftmax) {
+  Pool pool(3);
+  const std::vector<AttentionCase> cases = {
+      {4, 4, 16, 0, 0, false, {1, 1, 5, 40, 1}},  {9, 3, 64, 0, 0, false, {70, 1, 1, 300}}, {6, 2, 32, 0, 0, true, {33, 1, 17}},
+      {4, 2, 24, 7, 0, false, {20, 1, 30, 1}},    {2, 1, 80, 0, 5, false, {19, 1, 2}},     {4, 1, 16, 300, 30, false, {600, 1, 3}},
+      {1, 1, 288, 0, 0, false, {5, 1}},           {40, 1, 8, 16, 0, true, {50, 1}},
+  };
+  for (const KernelCandidate& candidate : KernelCandidates()) {
+    if (!candidate.usable) continue;
+    const auto kernels = ChooseKernels(IsaName(candidate.isa));
+    if (!EXPECT(kernels.ok())) continue;
+    for (const AttentionCase& c : cases) RunAttention(c, *kernels.value(), pool);
+  }
+}
+
+// Permuted columns, bias, accumulation and several parts of one output.
+LOWBIT_TEST(LinearSumsParts) {
+  const int n = 37, k = 70, m = 11;
+  Plan plan;
+  plan.vocab_size = 1;
+  plan.hidden_size = k;
+  plan.max_seq_len = 64;
+  plan.buffers = {{"x", k}, {"y", n + 5}};
+  plan.weights = {{"w", n, k, 0}};
+  plan.vectors = {{"b", n}};
+  Op op;
+  op.kind = OpKind::kLinear;
+  op.in = {0, 0, k};
+  op.outputs = {{0, {1, 3, n}, true}};
+  plan.ops = {op};
+  plan.blocks = {{0, 1}};
+  plan.epilogue = {1, 1};
+  const std::vector<float> w1 = Random(size_t(n) * k, 1), w2 = Random(size_t(n) * k, 2), bias = Random(size_t(n), 3), x = Random(size_t(m) * k, 4), y0 = Random(size_t(m) * (n + 5), 6);
+  std::vector<int32_t> reversed;
+  for (int j = k - 1; j >= 0; --j) reversed.push_back(j);
+  Pool pool(2);
+  for (const KernelCandidate& candidate : KernelCandidates()) {
+    if (!candidate.usable) continue;
+    const auto kernels = ChooseKernels(IsaName(candidate.isa));
+    Bindings bindings;
+    bindings.vectors = {bias};
+    bindings.weights.resize(1);
+    for (const auto* w : {&w1, &w2}) {
+      auto part = PackDense("w", DType::kF32, reinterpret_cast<const uint8_t*>(w->data()), n, k, {});
+      if (!EXPECT(part.ok())) return;
+      if (w == &w2) part.value().permutation = reversed;
+      bindings.weights[0].push_back(std::move(part.value()));
+    }
+    auto executor = Executor::Create(plan, bindings, *kernels.value(), pool, true, m, 1);
+    if (!EXPECT(executor.ok())) return;
+    Batch batch;
+    batch.rows = m;
+    batch.segments = {{0, 0, m, 0}};
+    EXPECT(executor.value()->Begin(batch).ok());
+    for (int r = 0; r < m; ++r) {
+      for (int j = 0; j < k; ++j) executor.value()->Row({0, 0, k}, r)[j] = x[static_cast<size_t>(r * k + j)];
+      for (int j = 0; j < n + 5; ++j) executor.value()->Row({1, 0, n + 5}, r)[j] = y0[static_cast<size_t>(r * (n + 5) + j)];
+    }
+    EXPECT(executor.value()->Run({0, 1}, nullptr, nullptr).ok());
+    double worst = 0;
+    for (int r = 0; r < m; ++r)
+      for (int j = 0; j < n + 5; ++j) {
+        double expected = y0[static_cast<size_t>(r * (n + 5) + j)];
+        if (j >= 3 && j < 3 + n) {
+          const size_t row = static_cast<size_t>(j - 3);
+          expected += bias[row];
+          for (int i = 0; i < k; ++i)
+            expected += static_cast<double>(x[static_cast<size_t>(r * k + i)]) * (w1[row * k + static_cast<size_t>(i)] + static_cast<double>(w2[row * k + static_cast<size_t>(k - 1 - i)]));
+        }
+        const double error = std::fabs(executor.value()->Row({1, 0, n + 5}, r)[j] - expected);
+        if (!(error <= worst)) worst = error;
+      }
+    EXPECT_NEAR(worst, 0, 2e-4);  // 140 products of magnitude 10 at 2^-24
+  }
+}
+
+LOWBIT_TEST(LivenessKeepsOnlyWhatIsRead) {
+  Plan plan;
+  plan.vocab_size = 1;
+  plan.hidden_size = 4;
+  plan.max_seq_len = 8;
+  plan.buffers = {{"x", 4}, {"normed", 4}, {"ffn", 12}};
+  plan.weights = {{"up", 12, 4, -1}, {"down", 4, 6, -1}};
+  plan.vectors = {{"norm", 4}};
+  Op norm, up, glu, down;
+  norm.kind = OpKind::kRmsNorm;
+  norm.in = {0, 0, 4};
+  norm.out = {1, 0, 4};
+  norm.group = 4;
+  up.kind = OpKind::kLinear;
+  up.in = {1, 0, 4};
+  up.outputs = {{0, {2, 0, 12}, false}};
+  glu.kind = OpKind::kGlu;
+  glu.in = {2, 0, 6};
+  glu.in2 = {2, 6, 6};
+  glu.out = {2, 0, 6};
+  down.kind = OpKind::kLinear;
+  down.in = {2, 0, 6};
+  down.outputs = {{1, {0, 0, 4}, true}};
+  plan.ops = {norm, up, glu, down};
+  const auto width = [&](int from) {
+    int columns = 0;
+    for (const View& v : LiveViews(plan, from, 4)) columns += v.width;
+    return columns;
+  };
+  EXPECT(width(0) == 4);        // x
+  EXPECT(width(1) == 4 + 4);    // x, normed
+  EXPECT(width(2) == 4 + 12);   // x, gate and up
+  EXPECT(width(3) == 4 + 6);    // x, the gated half
+  EXPECT(width(4) == 4);        // x
+}
+
+LOWBIT_TEST(PlansAreChecked) {
+  Plan plan;
+  plan.vocab_size = 8;
+  plan.hidden_size = 4;
+  plan.max_seq_len = 8;
+  plan.buffers = {{"x", 4}, {"logits", 8}};
+  plan.weights = {{"embed", 8, 4, -1}};
+  Op embed, head;
+  embed.kind = OpKind::kEmbed;
+  embed.out = {0, 0, 4};
+  head.kind = OpKind::kLinear;
+  head.in = {0, 0, 4};
+  head.outputs = {{0, {1, 0, 8}, false}};
+  plan.ops = {embed, head};
+  plan.prologue = {0, 1};
+  plan.epilogue = {1, 2};
+  plan.logits = {1, 0, 8};
+  EXPECT(ValidatePlan(plan).ok());
+  const auto broken = [&](auto change, const char* text) {
+    Plan bad = plan;
+    change(bad);
+    EXPECT_ERROR(ValidatePlan(bad), Code::kInvalidArgument, text);
+  };
+  broken([](Plan& p) { p.ops[0].out.offset = 1; }, "op 0 (embed)");
+  broken([](Plan& p) { p.ops[0].index = 1; }, "weight out of range");
+  broken([](Plan& p) { p.vocab_size = 9; }, "logits view");
+  broken([](Plan& p) { p.ops[1].outputs[0].weight = -1; }, "weight out of range");
+  broken([](Plan& p) { p.ops[1].in.buffer = 7; }, "op 1 (linear)");
+  broken([](Plan& p) { p.ops[1].in = {1, 0, 4}; }, "overlaps");
+  broken([](Plan& p) { p.epilogue = {1, 1}; }, "epilogue");
+  broken([](Plan& p) { p.buffers[0].width = 1 << 30; }, "buffer width");
+  broken([](Plan& p) { p.weights[0].bias = 0; }, "bias");
+}

@@ -1,0 +1,132 @@
+// quantize() through the real engine on the small model: words in files against an independent reader, quality against plain rounding.
+import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { evaluate, loadModel, quantize, type QuantizeOptions, type QuantizeReport } from '../../lib';
+import { dequantize, floats, readTensors, relativeError, type RawTensor } from './reference';
+
+jest.setTimeout(120_000);
+
+const source = path.join(__dirname, '..', 'fixtures', 'tiny-stories');
+const dense = readTensors(source);
+const originalOf = (name: string): Float64Array => floats(dense.get(`${name}.weight`) as RawTensor);
+
+let directory: string;
+let calibration: string;
+let heldOut: string;
+beforeAll(async () => {
+  directory = await mkdtemp(path.join(os.tmpdir(), 'lowbit-engine-'));
+  const text = await readFile(path.join(source, 'text.txt'), 'utf8');
+  calibration = text.slice(0, text.length / 2);
+  heldOut = text.slice(text.length / 2);
+});
+afterAll(() => rm(directory, { recursive: true, force: true }));
+
+let runs = 0;
+async function run(options: Partial<QuantizeOptions>): Promise<QuantizeReport> {
+  return quantize({ model: source, output: path.join(directory, `run-${runs++}`), calibration, calibrationLength: 256, ...options });
+}
+
+async function perplexity(model: string): Promise<number> {
+  const loaded = await loadModel(model, { precision: 'exact' });
+  try {
+    return (await evaluate.perplexity(loaded, { text: heldOut, contextSize: 256 })).perplexity;
+  } finally {
+    await loaded.dispose();
+  }
+}
+
+const grids: [string, Partial<QuantizeOptions>][] = [
+  ['4 bit, group 128', {}],
+  ['3 bit, group 64', { bits: 3, groupSize: 64 }],
+  ['2 bit, group 32, asymmetric', { bits: 2, groupSize: 32, sym: false }],
+  ['8 bit, whole rows', { bits: 8, groupSize: -1 }],
+  ['4 bit, group 64, asymmetric', { groupSize: 64, sym: false }],
+];
+
+test.each(grids)('rounding to %s: files hold the nearest grid points', async (_name, options) => {
+  const report = await run({ method: 'rtn', ...options });
+  const tensors = readTensors(report.output);
+  expect(report.linears).toHaveLength(28);
+  for (const { name, bits, error, n, k } of report.linears) {
+    const original = originalOf(name);
+    const quantized = dequantize(tensors, name, bits, report.checkpointFormat);
+    expect([quantized.n, quantized.k]).toEqual([n, k]);
+    // Half a step; the rounding of the scale to 11 bits shifts the largest codes by at most 2^bits * 2^-11 steps more.
+    const wrong = quantized.weights.findIndex(
+      (value, i) => !(Math.abs(value - (original[i] as number)) <= (quantized.scaleOf[i] as number) * (0.5 + 2 ** (bits - 11))),
+    );
+    expect(wrong).toBe(-1);
+    // Reported in f32 sums over at most 49,152 values: 1e-4 relative leaves room for any order of summation.
+    const expected = relativeError(quantized.weights, original);
+    expect(Math.abs(error - expected) <= 1e-4 * expected).toBe(true);
+  }
+});
+
+test('GPTQ at 3 bits is better than rounding, and close to the original at 4 bits', async () => {
+  const [original, rounded, gptq3, gptq4] = [
+    await perplexity(source),
+    await perplexity((await run({ method: 'rtn', bits: 3 })).output),
+    await perplexity((await run({ bits: 3 })).output),
+    await perplexity((await run({ bits: 4 })).output),
+  ];
+  // A third of the damage of rounding is the least that GPTQ is expected to undo.
+  expect(gptq3 - original < (rounded - original) * (2 / 3)).toBe(true);
+  expect(gptq4 / original < 1.1).toBe(true);
+});
+
+const orders: [string, Partial<QuantizeOptions>, boolean][] = [
+  ['group-aware order', {}, true],
+  ['no order', { actGroupAware: false }, true],
+  ['descAct', { descAct: true, groupSize: 32 }, false],
+  ['descAct with static groups', { descAct: true, staticGroups: true, groupSize: 32 }, true],
+  ['asymmetric with range search', { sym: false, mse: 2.4, groupSize: 32 }, true],
+];
+
+test.each(orders)('GPTQ with %s', async (_name, options, trivial) => {
+  const report = await run(options);
+  const tensors = readTensors(report.output);
+  expect(report.fallbacks).toEqual([]);
+  for (const { name, bits, groupSize, k, error } of report.linears) {
+    expect(error > 0 && error < 0.1).toBe(true);
+    // GPTQ trades weight error for output error; misread words or groups would give 1 and more.
+    expect(relativeError(dequantize(tensors, name, bits, report.checkpointFormat).weights, originalOf(name)) < 0.1).toBe(true);
+    const gIdx = tensors.get(`${name}.g_idx`) as RawTensor;
+    const inOrder = Array.from({ length: k }, (_, i) => gIdx.bytes.readInt32LE(4 * i)).every(
+      (group, i) => group === Math.floor(i / groupSize),
+    );
+    expect(inOrder).toBe(trivial);
+  }
+  const ratio = (await perplexity(report.output)) / (await perplexity(source));
+  expect(ratio < 1.15).toBe(true);
+});
+
+test('rules for single linears', async () => {
+  const report = await run({ dynamic: { '-:.*o_proj': {}, '.*down_proj': { bits: 8, groupSize: 32 } } });
+  expect(report.skipped).toHaveLength(4);
+  expect(
+    new Set(report.linears.filter(({ bits }) => bits === 8).map(({ name, groupSize }) => [name.split('.').at(-1), groupSize].join())),
+  ).toEqual(new Set(['down_proj,32']));
+  expect((await perplexity(report.output)) / (await perplexity(source)) < 1.1).toBe(true);
+});
+
+test('the same run twice gives the same files', async () => {
+  const [first, second] = [await run({ threads: 1 }), await run({ threads: 2 })];
+  expect(second.calibration).toEqual(first.calibration);
+  const [a, b] = [readTensors(first.output), readTensors(second.output)];
+  expect([...a.keys()].filter((name) => !a.get(name)?.bytes.equals(b.get(name)?.bytes ?? Buffer.alloc(0)))).toEqual([]);
+});
+
+test('abort in the middle leaves nothing behind, and the engine goes on working', async () => {
+  const controller = new AbortController();
+  const output = path.join(directory, 'aborted');
+  const before = await readdir(directory);
+  await expect(
+    run({ output, signal: controller.signal, onProgress: ({ phase, block }) => phase === 'solve' && block === 1 && controller.abort() }),
+  ).rejects.toMatchObject({
+    name: 'LowbitError',
+    code: 'CANCELLED',
+  });
+  expect(await readdir(directory)).toEqual(before);
+  expect((await run({ method: 'rtn', output })).linears).toHaveLength(28);
+});
