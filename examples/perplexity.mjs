@@ -9,7 +9,9 @@ for (const path of paths) {
   const model = await loadModel(path, { precision: 'exact' });
   try {
     const { perplexity, standardError, chunks, contextSize } = await evaluate.perplexity(model, { text, contextSize: 512, chunks: 8 });
-    console.log(`${path}: ${perplexity.toFixed(4)} +/- ${standardError.toFixed(4)} (${chunks} chunks of ${contextSize}, ${model.info.bitsPerWeight.toFixed(2)} bits per weight)`);
+    console.log(
+      `${path}: ${perplexity.toFixed(4)} +/- ${standardError.toFixed(4)} (${chunks} chunks of ${contextSize}, ${model.info.bitsPerWeight.toFixed(2)} bits per weight)`,
+    );
   } finally {
     await model.dispose();
   }

@@ -15,4 +15,6 @@ const report = await quantize({
 process.stderr.write('\n');
 for (const warning of [...report.warnings, ...report.fallbacks]) console.log(warning);
 const [before, after] = [await inspect(model), await inspect(output)];
-console.log(`${before.storedBytes} -> ${after.storedBytes} bytes, ${before.bitsPerWeight.toFixed(2)} -> ${after.bitsPerWeight.toFixed(2)} bits per weight`);
+console.log(
+  `${before.storedBytes} -> ${after.storedBytes} bytes, ${before.bitsPerWeight.toFixed(2)} -> ${after.bitsPerWeight.toFixed(2)} bits per weight`,
+);

@@ -41,7 +41,10 @@ async function generate(request, response, sequence) {
     if (abort.signal.aborted) return; // the client has left
     const { code = 'INTERNAL', message } = error;
     if (response.headersSent) send({ error: { code, message } });
-    else response.writeHead(code === 'INVALID_ARGUMENT' ? 400 : 500, { 'content-type': 'application/json' }).write(JSON.stringify({ error: { code, message } }));
+    else
+      response
+        .writeHead(code === 'INVALID_ARGUMENT' ? 400 : 500, { 'content-type': 'application/json' })
+        .write(JSON.stringify({ error: { code, message } }));
   } finally {
     response.end();
   }

@@ -24,7 +24,16 @@ export {
   type KvType,
   type SamplingOptions,
 } from './generate';
-export { engineInfo, inspect, loadModel, Model, type InspectResult, type LoadedModelInfo, type LoadModelOptions, type TensorTypeSummary } from './model';
+export {
+  engineInfo,
+  inspect,
+  loadModel,
+  Model,
+  type InspectResult,
+  type LoadedModelInfo,
+  type LoadModelOptions,
+  type TensorTypeSummary,
+} from './model';
 export { quantize } from './quantize';
 export type * from './quantize';
 export type { Tokenizer } from './tokenizer';

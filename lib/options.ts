@@ -39,7 +39,10 @@ export function checkOptions<S extends OptionSpec>(name: string, value: unknown,
 function unknownOption(name: string, key: string, known: readonly string[]): LowbitError {
   const near = nearest(key, known);
   const hint = near === undefined ? '' : ` Did you mean "${near}"?`;
-  return new LowbitError('INVALID_ARGUMENT', `Unknown option "${key}" for ${name}.${hint} Known options: ${known.join(', ')}`, { option: key, known });
+  return new LowbitError('INVALID_ARGUMENT', `Unknown option "${key}" for ${name}.${hint} Known options: ${known.join(', ')}`, {
+    option: key,
+    known,
+  });
 }
 
 /** The known name that differs least in letters, if it is close enough to be a typing mistake. */
@@ -114,7 +117,8 @@ export function callback<T extends (...args: never[]) => unknown>(): Rule<T> {
 /** Any object with the AbortSignal interface, so that signals of another realm or a polyfill work. */
 export const abortSignal: Rule<AbortSignal> = (option, value) => {
   const signal = value as AbortSignal | null;
-  if (typeof signal === 'object' && signal !== null && typeof signal.aborted === 'boolean' && typeof signal.addEventListener === 'function') return signal;
+  if (typeof signal === 'object' && signal !== null && typeof signal.aborted === 'boolean' && typeof signal.addEventListener === 'function')
+    return signal;
   throw invalidArgument(option, 'AbortSignal', value);
 };
 
@@ -136,7 +140,9 @@ export const pathString: Rule<string> = (option, value) => {
 export const stopStrings: Rule<readonly string[]> = (option, value) => {
   const list: unknown[] = Array.isArray(value) ? value : [value];
   if (list.length > 64) throw invalidArgument(option, 'at most 64 strings', value);
-  for (const item of list) if (typeof item !== 'string' || item.length === 0) throw invalidArgument(option, 'non-empty string or array of non-empty strings', item);
+  for (const item of list)
+    if (typeof item !== 'string' || item.length === 0)
+      throw invalidArgument(option, 'non-empty string or array of non-empty strings', item);
   return list as string[];
 };
 
@@ -155,4 +161,3 @@ export function tokenIds(option: string, value: unknown, vocabSize: number): Int
   }
   return value instanceof Int32Array ? value : Int32Array.from(value as number[]);
 }
-

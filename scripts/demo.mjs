@@ -52,7 +52,14 @@ async function demo(lowbit, directory, signal) {
   const tell = (file) =>
     withModel(file, 'fast', async (model) => {
       const context = await model.createContext({ contextSize: Math.min(model.contextLength, 512) });
-      const stream = context.generate(flags.prompt, { maxTokens: 200, temperature: 0.7, topP: 0.95, seed: 7, stop: '<|endoftext|>', signal });
+      const stream = context.generate(flags.prompt, {
+        maxTokens: 200,
+        temperature: 0.7,
+        topP: 0.95,
+        seed: 7,
+        stop: '<|endoftext|>',
+        signal,
+      });
       let text = '';
       if (!flags.json) process.stdout.write(`  ${flags.prompt}`);
       for await (const piece of stream) {

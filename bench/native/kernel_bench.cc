@@ -30,6 +30,7 @@ using namespace lowbit;
 
 namespace {
 
+constexpr double kShortestSample = 2e-3;  // seconds
 constexpr size_t kRotatingBytes = size_t(160) << 20;
 
 // Seconds of processor time of this thread where the system counts it: being preempted is then no part of a sample.
@@ -179,16 +180,23 @@ std::vector<Subject> Subjects() {
 void Measure(const Subject& subject, const std::string& problem, const char* unit, double factor, double work, int samples,
              const std::function<double()>& ceiling, const std::function<void()>& kernel) {
   std::vector<double> rates, ceilings, ratios;
-  kernel();
-  for (int i = 0; i < samples; ++i) {
-    double limit = 0;
-    if (ceiling) {
-      const double start = Now(), done = ceiling();
-      limit = done / (Now() - start);
-    }
+  kernel();  // warm up
+  // work per second over calls that together take long enough for the clock
+  const auto rate_of = [](const std::function<double()>& call) {
     const double start = Now();
-    kernel();
-    const double rate = work / (Now() - start);
+    double done = 0, elapsed = 0;
+    while (elapsed < kShortestSample) {
+      done += call();
+      elapsed = Now() - start;
+    }
+    return done / elapsed;
+  };
+  for (int i = 0; i < samples; ++i) {
+    const double limit = ceiling ? rate_of(ceiling) : 0;
+    const double rate = rate_of([&] {
+      kernel();
+      return work;
+    });
     rates.push_back(rate);
     ceilings.push_back(limit);
     ratios.push_back(ceiling ? rate / limit : 0);
@@ -311,7 +319,7 @@ void BenchGemm(const Subject& subject) {
       Result<Block> scratch = Block::Allocate(kGemmScratchBytes, MemoryClass::kScratch, "scratch");
       if (part.bytes() == 0 || !scratch.ok()) continue;
       Measure(subject, Name("gemm", format.name, m, shape), "GOPS", 2e-9, double(m) * shape.n * shape.k, shape.n == 4096 ? 7 : 25,
-              subject.ceilings.int8 == nullptr ? std::function<double()>() : [&] { return subject.ceilings.int8(100000); },
+              subject.ceilings.int8 == nullptr ? std::function<double()>() : [&] { return subject.ceilings.int8(10000); },
               [&] { subject.table->affine_gemm(part.view, x.view, y.data(), size_t(shape.n), 0, shape.n / 16, false, scratch.value().data()); });
     }
   }
@@ -323,7 +331,7 @@ void BenchF32(const Subject& subject) {
     std::vector<float> x(size_t((m + 7) / 8 * 8) * size_t(k), 0.5f), a(x.size()), b(size_t(n) * size_t(k), 0.25f), c(size_t(m) * size_t(n));
     subject.table->pack_rows(x.data(), size_t(k), m, k, a.data());
     Measure(subject, Name("gemm_f32", "f32", m, {n, k}), "GFLOPS", 2e-9, double(m) * n * k, m < 100 ? 60 : 15,
-            subject.ceilings.fma == nullptr ? std::function<double()>() : [&] { return subject.ceilings.fma(m < 100 ? 20000 : 200000); },
+            subject.ceilings.fma == nullptr ? std::function<double()>() : [&] { return subject.ceilings.fma(10000); },
             [&] { subject.table->gemm_f32(a.data(), size_t(k) * kRowTile, kRowTile, b.data(), size_t(k) * 16, 16, m, n, k, c.data(), size_t(n), false); });
   }
 }

@@ -16,8 +16,8 @@
 namespace lowbit {
 namespace {
 
-constexpr int kCopyRows = 64;     // rows of H per copying task
-constexpr int kFloorSteps = 6;    // 1e-6 to 1e-1 of the largest diagonal, as GPTQModel
+constexpr int kCopyRows = 64;   // rows of H per copying task
+constexpr int kFloorSteps = 6;  // 1e-6 to 1e-1 of the largest diagonal, as GPTQModel
 constexpr double kFloorStart = 1e-6;
 
 bool Finite(const HessianView& hessian, const KernelTable& kernels) {
@@ -60,8 +60,8 @@ std::vector<int32_t> SolvingOrder(const QuantizeOptions& options, int group_size
 }  // namespace
 
 Result<QuantizedLinear> QuantizeRtnWithReport(std::span<const float> w, int n, int k, const HessianView& hessian,
-                                              const QuantizeOptions& options, std::vector<std::string> fallbacks, const KernelTable& kernels,
-                                              Pool& pool) {
+                                              const QuantizeOptions& options, std::vector<std::string> fallbacks,
+                                              const KernelTable& kernels, Pool& pool) {
   LOWBIT_ASSIGN_OR_RETURN(QuantizedLinear q, QuantizeRtn(w, n, k, options, pool));
   const bool usable = hessian.data != nullptr && hessian.tokens > 0 && Finite(hessian, kernels);
   LOWBIT_ASSIGN_OR_RETURN(q.error, RelativeError(q, w, usable ? hessian : HessianView(), kernels, pool));
@@ -103,17 +103,24 @@ Result<QuantizedLinear> QuantizeGptq(std::span<const float> w, int n, int k, con
 
   const int group_size = options.group_size < 0 ? k : options.group_size;
   const std::vector<int32_t> order = SolvingOrder(options, group_size, diagonal);
-  const GptqProblem problem{w, order, dead, GridRule{options.bits, options.sym, options.mse}, options.static_groups,
-                            options.desc_act && !options.static_groups, options.block_size};
+  const GptqProblem problem{w,
+                            order,
+                            dead,
+                            GridRule{options.bits, options.sym, options.mse},
+                            options.static_groups,
+                            options.desc_act && !options.static_groups,
+                            options.block_size};
 
   double damp = options.damp_percent, floor = 0;
   int floor_step = 0;
   std::string trouble;  // why the first attempt was not the last
   for (;;) {
-    LOWBIT_ASSIGN_OR_RETURN(Block u, Block::Allocate(PackedFactor::Floats(k) * sizeof(float), MemoryClass::kScratch, "the inverse Hessian"));
+    LOWBIT_ASSIGN_OR_RETURN(Block u,
+                            Block::Allocate(PackedFactor::Floats(k) * sizeof(float), MemoryClass::kScratch, "the inverse Hessian"));
     LoadDamped(hessian, order, dead, static_cast<float>(mean), static_cast<float>(damp * mean + floor), u.as<float>(), pool);
     const int failed = InverseFactor(u.as<float>(), k, kernels, pool);
-    if (failed >= k) return Error(Code::kOutOfMemory, "Could not allocate scratch for the inverse Hessian of %d columns; close other programs", k);
+    if (failed >= k)
+      return Error(Code::kOutOfMemory, "Could not allocate scratch for the inverse Hessian of %d columns; close other programs", k);
     if (failed < 0) {
       LOWBIT_ASSIGN_OR_RETURN(const PackedFactor factor, PackedFactor::Pack(std::move(u), k, options.block_size));
       QuantizedLinear q = EmptyResult(n, k, options);
@@ -122,8 +129,8 @@ Result<QuantizedLinear> QuantizeGptq(std::span<const float> w, int n, int k, con
       if (std::isfinite(loss)) {
         LOWBIT_ASSIGN_OR_RETURN(q.error, RelativeError(q, w, hessian, kernels, pool));
         if (floor > 0) {
-          fallbacks.push_back(Format("diagonal floor %g (%g of the largest Hessian diagonal) added to damping %g: %s", floor, floor / largest, damp,
-                                     trouble.c_str()));
+          fallbacks.push_back(Format("diagonal floor %g (%g of the largest Hessian diagonal) added to damping %g: %s", floor,
+                                     floor / largest, damp, trouble.c_str()));
         } else if (damp > options.damp_percent) {
           fallbacks.push_back(
               Format("damping raised from %g to %g of the mean Hessian diagonal: %s", options.damp_percent, damp, trouble.c_str()));

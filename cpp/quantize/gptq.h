@@ -13,7 +13,7 @@ Result<QuantizedLinear> QuantizeGptq(std::span<const float> w, int n, int k, con
 
 // RTN and the report's error; each reason becomes a fallback. For Quantize and for GPTQ's last resort.
 Result<QuantizedLinear> QuantizeRtnWithReport(std::span<const float> w, int n, int k, const HessianView& hessian,
-                                              const QuantizeOptions& options, std::vector<std::string> fallbacks, const KernelTable& kernels,
-                                              Pool& pool);
+                                              const QuantizeOptions& options, std::vector<std::string> fallbacks,
+                                              const KernelTable& kernels, Pool& pool);
 
 }  // namespace lowbit

@@ -91,8 +91,8 @@ struct Task {
           SolveColumn(i1, i, loss);
         }
         if (b < count) {
-          kernels.gemm_f32(square + size_t(a) * count + b, kRowTile, count, errors + size_t(a) * kGridRows, kPanelRows, kGridRows, count - b,
-                           kGridRows, b - a, block + size_t(b) * kGridRows, kGridRows, true);
+          kernels.gemm_f32(square + size_t(a) * count + b, kRowTile, count, errors + size_t(a) * kGridRows, kPanelRows, kGridRows,
+                           count - b, kGridRows, b - a, block + size_t(b) * kGridRows, kGridRows, true);
         }
       }
       if (i2 < k) {
@@ -131,7 +131,8 @@ Result<PackedFactor> PackedFactor::Pack(Block u, int k, int block) {
   PackedFactor factor;
   factor.k_ = k;
   factor.block_ = std::min(block, k);
-  LOWBIT_ASSIGN_OR_RETURN(Block copy, Block::Allocate(size_t(factor.block_) * k * sizeof(float), MemoryClass::kScratch, "the inverse Hessian"));
+  LOWBIT_ASSIGN_OR_RETURN(Block copy,
+                          Block::Allocate(size_t(factor.block_) * k * sizeof(float), MemoryClass::kScratch, "the inverse Hessian"));
   float* rows_copy = copy.as<float>();
   // Last block first: packed blocks are a little longer than dense ones and grow into space that is already free.
   for (int i1 = (k - 1) / factor.block_ * factor.block_; i1 >= 0; i1 -= factor.block_) {
@@ -146,7 +147,8 @@ Result<PackedFactor> PackedFactor::Pack(Block u, int k, int block) {
   return factor;
 }
 
-Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor, const KernelTable& kernels, Pool& pool, QuantizedLinear* q) {
+Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor, const KernelTable& kernels, Pool& pool,
+                         QuantizedLinear* q) {
   const int chunks = (q->n + kGridRows - 1) / kGridRows;
   const size_t line = kGridRows, block = std::min(problem.block_size, q->k);
   const size_t floats = line * (q->k + 2 * block + 2 * size_t(q->groups));
@@ -155,7 +157,8 @@ Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor,
   std::vector<double> losses(chunks);
   pool.Run(chunks, [&](int chunk, int worker) {
     float* base = reinterpret_cast<float*>(scratch.data() + worker * task_bytes);
-    Task task{problem, factor, kernels, q, chunk * kGridRows, std::min(kGridRows, q->n - chunk * kGridRows), base, nullptr, nullptr, nullptr, nullptr, nullptr};
+    Task task{problem, factor,  kernels, q,       chunk * kGridRows, std::min(kGridRows, q->n - chunk * kGridRows),
+              base,    nullptr, nullptr, nullptr, nullptr,           nullptr};
     task.block = task.weights + line * q->k;
     task.errors = task.block + line * block;
     task.scales = task.errors + line * block;

@@ -36,13 +36,14 @@ struct GptqProblem {
   const std::vector<int32_t>& order;  // [k], quantize/order.h
   const std::vector<uint8_t>& dead;   // [k] original columns whose weights count as zero
   GridRule rule;
-  bool static_groups = false;    // grids from the original columns, before any update
-  bool groups_by_step = false;   // group of a column = its step / group_size (desc_act), else its original place
+  bool static_groups = false;   // grids from the original columns, before any update
+  bool groups_by_step = false;  // group of a column = its step / group_size (desc_act), else its original place
   int block_size = 128;
 };
 
 // Fills codes, scales and zeros of q (EmptyResult), not g_idx. Returns the sum of squared scaled errors, which equals
 // tr((W-Q) H_damped (W-Q)^T) up to rounding; NaN or infinity tell that the solve broke down.
-Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor, const KernelTable& kernels, Pool& pool, QuantizedLinear* q);
+Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor, const KernelTable& kernels, Pool& pool,
+                         QuantizedLinear* q);
 
 }  // namespace lowbit

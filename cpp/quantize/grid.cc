@@ -35,7 +35,9 @@ struct Square {
 // GCC threads jumps through the comparison and no longer vectorises the loop.
 struct Power {
   explicit Power(double exponent)
-      : p(static_cast<float>(exponent)), low(static_cast<float>(std::exp2(-125 / exponent))), high(static_cast<float>(std::exp2(125 / exponent))) {}
+      : p(static_cast<float>(exponent)),
+        low(static_cast<float>(std::exp2(-125 / exponent))),
+        high(static_cast<float>(std::exp2(125 / exponent))) {}
   float p, low, high;
 
   float operator()(float x) const {
@@ -75,7 +77,8 @@ void AddErrors(const float* tile, int columns, const float* inverse, const float
 }
 
 template <typename Pow>
-void SearchRange(const float* tile, int columns, const GridRule& rule, const float* minimum, const float* maximum, Pow pow, float* scale, float* zero) {
+void SearchRange(const float* tile, int columns, const GridRule& rule, const float* minimum, const float* maximum, Pow pow, float* scale,
+                 float* zero) {
   const float qmax = static_cast<float>((1 << rule.bits) - 1);
   float full[kGridRows], best[kGridRows];
   std::copy(scale, scale + kGridRows, full);
@@ -165,7 +168,8 @@ void LoadTile(const float* w, int k, int rows, const int32_t* columns, int first
         for (int c = c0; c < end; ++c) tile[size_t(c) * kGridRows + r] = row[columns[c]];
       }
     }
-    for (int c = c0; c < end && rows < kGridRows; ++c) std::fill(tile + size_t(c) * kGridRows + rows, tile + size_t(c + 1) * kGridRows, 0.0f);
+    for (int c = c0; c < end && rows < kGridRows; ++c)
+      std::fill(tile + size_t(c) * kGridRows + rows, tile + size_t(c + 1) * kGridRows, 0.0f);
   }
 }
 

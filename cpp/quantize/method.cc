@@ -8,7 +8,7 @@
 namespace lowbit {
 namespace {
 
-constexpr int kMaxSide = 1 << 24;      // rows or columns; n * k then fits easily into size_t
+constexpr int kMaxSide = 1 << 24;  // rows or columns; n * k then fits easily into size_t
 constexpr int kMaxBlockSize = 4096;
 constexpr double kMinIncrement = 0.001;  // at most a thousand factorisations
 
@@ -17,7 +17,8 @@ Status Expected(const char* what, const char* option, double received) {
 }
 
 Status CheckOptions(Method method, const QuantizeOptions& options) {
-  if (options.bits != 2 && options.bits != 3 && options.bits != 4 && options.bits != 8) return Expected("2, 3, 4 or 8", "bits", options.bits);
+  if (options.bits != 2 && options.bits != 3 && options.bits != 4 && options.bits != 8)
+    return Expected("2, 3, 4 or 8", "bits", options.bits);
   if (options.group_size != 32 && options.group_size != 64 && options.group_size != 128 && options.group_size != -1)
     return Expected("32, 64, 128 or -1 (the whole row)", "group_size", options.group_size);
   if (!(options.mse == 0 || (options.mse >= 1 && options.mse <= 8))) return Expected("0 or a number between 1 and 8", "mse", options.mse);
@@ -50,7 +51,8 @@ Status CheckWeights(const char* name, std::span<const float> w, int n, int k, co
     if (kernels.all_finite(row, k)) continue;
     int c = 0;
     while (c < k && std::isfinite(row[c])) ++c;
-    return Error(Code::kCorruptFile, "%s holds a value that is not finite at [%d, %d]; get the checkpoint again from its source", name, r, c);
+    return Error(Code::kCorruptFile, "%s holds a value that is not finite at [%d, %d]; get the checkpoint again from its source", name, r,
+                 c);
   }
   return Status::Ok();
 }

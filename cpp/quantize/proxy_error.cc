@@ -11,7 +11,7 @@
 namespace lowbit {
 namespace {
 
-constexpr int kColumns = 128;        // columns of H per GEMM call
+constexpr int kColumns = 128;          // columns of H per GEMM call
 constexpr int kLanes = 2 * kGridRows;  // W - Q in the first half, W in the second
 
 struct Energy {

@@ -13,9 +13,9 @@
 namespace lowbit {
 namespace {
 
-constexpr int kRows = 64;      // rows of one task of the panel step
-constexpr int kTileRows = 128;  // the trailing update is cut into tiles of 128 x 256: 192 KiB of operands, within L2
-constexpr int kTileColumns = 256;
+constexpr int kRows = 64;       // rows of one task of the panel step
+constexpr int kTileRows = 128;  // the trailing update is cut into tiles of 128 x 240: 184 KiB of operands, within L2
+constexpr int kTileColumns = 240;
 
 struct Tile {
   int row, column;
@@ -33,10 +33,10 @@ int Cholesky(float* a, int n, const KernelTable& kernels, Pool& pool) {
   auto scratch = Block::Allocate((2 * square + tile_floats + panel_floats + pool.threads() * task_floats) * sizeof(float),
                                  MemoryClass::kScratch, "Cholesky panels");
   if (!scratch.ok()) return n;
-  float* inverse = scratch.value().as<float>();        // of the diagonal block
-  float* inverse_panels = inverse + square;            // its transpose as B operand
-  float* minus_tiles = inverse_panels + square;        // -L21 as A operand
-  float* panels = minus_tiles + tile_floats;           // L21^T as B operand
+  float* inverse = scratch.value().as<float>();  // of the diagonal block
+  float* inverse_panels = inverse + square;      // its transpose as B operand
+  float* minus_tiles = inverse_panels + square;  // -L21 as A operand
+  float* panels = minus_tiles + tile_floats;     // L21^T as B operand
   float* task_scratch = panels + panel_floats;
 
   std::vector<Tile> tiles;
@@ -56,7 +56,8 @@ int Cholesky(float* a, int n, const KernelTable& kernels, Pool& pool) {
       float* block = a + size_t(i0 + first) * n + j0;
       float* packed = task_scratch + worker * task_floats;
       kernels.pack_rows(block, n, rows, nb, packed);
-      kernels.gemm_f32(packed, size_t(nb) * kRowTile, kRowTile, inverse_panels, size_t(nb) * kPanelRows, kPanelRows, rows, nb, nb, block, n, false);
+      kernels.gemm_f32(packed, size_t(nb) * kRowTile, kRowTile, inverse_panels, size_t(nb) * kPanelRows, kPanelRows, rows, nb, nb, block, n,
+                       false);
       float* minus = minus_tiles + size_t(first) * nb;
       kernels.pack_rows(block, n, rows, nb, minus);
       kernels.scale(minus, TileFloats(nb, rows), -1);

@@ -15,15 +15,16 @@ namespace {
 
 constexpr int kMaxColumns = 1 << 17;  // no published layer is wider; bounds k*k*4 bytes to 64 GiB
 constexpr int kChunkTokens = 1024;    // tokens per pass over the triangle
-constexpr int kStep = 256;            // tokens per GEMM call: a 128-column tile of panels is 128 KiB, within L2
-constexpr int kTile = 128;            // columns and rows of one task
+constexpr int kStep = 256;            // tokens per GEMM call: a 144-column tile of panels is 144 KiB, within L2
+constexpr int kTile = 144;            // columns and rows of one task: three strips of the AVX-512 GEMM
 constexpr int kPackTokens = 32;       // tokens per packing task
 
 }  // namespace
 
 Result<Hessian> Hessian::Create(int k, const char* name) {
   if (k < 1 || k > kMaxColumns)
-    return Error(Code::kInvalidArgument, "Expected integer between 1 and %d for the input columns of %s but received %d of type number", kMaxColumns, name, k);
+    return Error(Code::kInvalidArgument, "Expected integer between 1 and %d for the input columns of %s but received %d of type number",
+                 kMaxColumns, name, k);
   Hessian hessian;
   hessian.k_ = k;
   LOWBIT_ASSIGN_OR_RETURN(hessian.matrix_, Block::Allocate(size_t(k) * k * sizeof(float), MemoryClass::kScratch, name));

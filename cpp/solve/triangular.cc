@@ -11,8 +11,8 @@
 namespace lowbit {
 namespace {
 
-constexpr int kColumns = 64;  // columns of one task
-constexpr int kSteps = 256;   // rows of X packed at a time: 64 KiB per task
+constexpr int kColumns = 96;  // columns of one task: two strips of the AVX-512 GEMM, four of the AVX2 one
+constexpr int kSteps = 256;   // rows of X packed at a time: 96 KiB per task
 
 }  // namespace
 
@@ -26,9 +26,9 @@ void InvertLower(float* l, int n, const KernelTable& kernels, Pool& pool) {
     std::fill(l, l + size_t(n) * n, std::numeric_limits<float>::quiet_NaN());
     return;
   }
-  float* inverse = scratch.value().as<float>();   // L_ii^-1
-  float* inverse_tiles = inverse + square;        // -L_ii^-1 as A operand
-  float* row_tiles = inverse_tiles + square;      // L_i,0..i-1 as A operand
+  float* inverse = scratch.value().as<float>();  // L_ii^-1
+  float* inverse_tiles = inverse + square;       // -L_ii^-1 as A operand
+  float* row_tiles = inverse_tiles + square;     // L_i,0..i-1 as A operand
   float* task_scratch = row_tiles + row_floats;
 
   for (int i0 = 0; i0 < n; i0 += kSolveBlock) {
@@ -46,13 +46,14 @@ void InvertLower(float* l, int n, const KernelTable& kernels, Pool& pool) {
       const int j0 = task * kColumns, columns = std::min(kColumns, i0 - j0);
       float* panels = task_scratch + worker * task_floats;
       float* product = panels + size_t(kColumns) * kSteps;  // [nb][kColumns]
-      for (int s0 = j0; s0 < i0; s0 += kSteps) {  // X is zero above its diagonal
+      for (int s0 = j0; s0 < i0; s0 += kSteps) {            // X is zero above its diagonal
         const int steps = std::min(kSteps, i0 - s0);
         PackColumnPanels(l + size_t(s0) * n + j0, n, steps, columns, panels);
         kernels.gemm_f32(row_tiles + size_t(s0) * kRowTile, size_t(i0) * kRowTile, kRowTile, panels, size_t(steps) * kPanelRows, kPanelRows,
                          nb, columns, steps, product, kColumns, s0 > j0);
       }
-      kernels.gemm_f32(inverse_tiles, size_t(nb) * kRowTile, kRowTile, product, kPanelRows, kColumns, nb, columns, nb, block_row + j0, n, false);
+      kernels.gemm_f32(inverse_tiles, size_t(nb) * kRowTile, kRowTile, product, kPanelRows, kColumns, nb, columns, nb, block_row + j0, n,
+                       false);
     });
   }
 }

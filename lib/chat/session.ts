@@ -89,7 +89,7 @@ export class ChatSession {
   async prompt(text: string, options?: ChatPromptOptions): Promise<string> {
     const { onText, ...rest } = checkOptions('prompt', options, { ...this.spec(), onText: callback<(piece: string) => void>() });
     let answer = '';
-    for await (const piece of this.stream(text, rest as ChatStreamOptions)) {
+    for await (const piece of this.stream(text, rest)) {
       answer += piece;
       onText?.(piece);
     }

@@ -40,15 +40,26 @@ export function createIo(streams: IoStreams, json: boolean, signal: AbortSignal,
     signal,
     stdin,
     fail,
-    out: (text) => void (json || stdout.write(text)),
+    out(text) {
+      if (!json) stdout.write(text);
+    },
     note: (line) => void stderr.write(`${line}\n`),
-    result: (value) => void (json && stdout.write(`${JSON.stringify(value)}\n`)),
+    result(value) {
+      if (json) stdout.write(`${JSON.stringify(value)}\n`);
+    },
     progress: (label) => (stderr.isTTY ? barProgress(stderr, label) : lineProgress(stderr, label)),
   };
 }
 
 function barProgress(stream: NodeJS.WriteStream, label: string): Progress {
-  const bar = new SingleBar({ stream, format: `${label} {bar} {percentage}% {detail}`, barsize: 30, hideCursor: true, clearOnComplete: true, etaBuffer: 50 });
+  const bar = new SingleBar({
+    stream,
+    format: `${label} {bar} {percentage}% {detail}`,
+    barsize: 30,
+    hideCursor: true,
+    clearOnComplete: true,
+    etaBuffer: 50,
+  });
   let running = false;
   return {
     update(fraction, detail = '') {

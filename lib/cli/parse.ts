@@ -26,7 +26,9 @@ export const collect = (word: string, list: readonly string[] = []): readonly st
 
 /** Drops undefined values, which would count as given under exactOptionalPropertyTypes. */
 export function defined<T extends Record<string, unknown>>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as { [K in keyof T]?: Exclude<T[K], undefined> };
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
 }
 
 /**
@@ -40,7 +42,12 @@ export async function readText(file: string): Promise<string> {
     bytes = await readFile(file);
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
-    throw new LowbitError('IO', `Cannot read ${file}: ${code === 'ENOENT' ? 'there is no such file' : (code ?? String(cause))}`, { file }, { cause });
+    throw new LowbitError(
+      'IO',
+      `Cannot read ${file}: ${code === 'ENOENT' ? 'there is no such file' : (code ?? String(cause))}`,
+      { file },
+      { cause },
+    );
   }
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);

@@ -28,7 +28,14 @@ export function createProgram(hooks: ProgramHooks): Command {
     .showSuggestionAfterError()
     .exitOverride()
     .configureOutput({ writeOut: hooks.write.out, writeErr: hooks.write.error, outputError: () => {} }) // main.ts prints errors, all in one form
-    .addHelpText('after', examples('lowbit quantize ./model --output ./model-4bit --calibration text.txt', 'lowbit generate ./model-4bit --prompt "Once upon a time"', 'lowbit help quantize'));
+    .addHelpText(
+      'after',
+      examples(
+        'lowbit quantize ./model --output ./model-4bit --calibration text.txt',
+        'lowbit generate ./model-4bit --prompt "Once upon a time"',
+        'lowbit help quantize',
+      ),
+    );
 
   const add = (name: string, define: (command: Command, io: () => Io) => void): void => {
     const command = program.command(name);

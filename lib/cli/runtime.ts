@@ -12,7 +12,9 @@ export interface RunOptions {
 export function addRunOptions(command: Command): Command {
   return command
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
-    .addOption(new Option('--precision <path>', 'fast: int8 activations; exact: f32, the reference').choices(['fast', 'exact']).default('fast'));
+    .addOption(
+      new Option('--precision <path>', 'fast: int8 activations; exact: f32, the reference').choices(['fast', 'exact']).default('fast'),
+    );
 }
 
 export function addSamplingOptions(command: Command, defaultMaxTokens: string): Command {
@@ -45,7 +47,12 @@ export function samplingOptions(flags: SamplingFlags) {
 }
 
 /** Loads, runs `work`, disposes. */
-export async function withModel<T>(io: Io, path: string, options: RunOptions, work: (model: Model, loadMs: number) => Promise<T>): Promise<T> {
+export async function withModel<T>(
+  io: Io,
+  path: string,
+  options: RunOptions,
+  work: (model: Model, loadMs: number) => Promise<T>,
+): Promise<T> {
   const progress = io.progress('loading');
   const start = performance.now();
   let model: Model;
@@ -69,7 +76,17 @@ export async function withModel<T>(io: Io, path: string, options: RunOptions, wo
 /** The keys that every command which ran a model reports. */
 export function modelKeys(model: Model, loadMs: number) {
   const { path, architecture, isa, threads, precision, bitsPerWeight, weightBytes } = model.info;
-  return { model: path, architecture, isa, threads, precision, bits_per_weight: bitsPerWeight, weight_bytes: weightBytes, load_ms: loadMs, peak_rss_bytes: peakRssBytes() };
+  return {
+    model: path,
+    architecture,
+    isa,
+    threads,
+    precision,
+    bits_per_weight: bitsPerWeight,
+    weight_bytes: weightBytes,
+    load_ms: loadMs,
+    peak_rss_bytes: peakRssBytes(),
+  };
 }
 
 /** A group of help lines under the options. */

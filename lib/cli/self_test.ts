@@ -63,12 +63,14 @@ export async function selfTest(signal: AbortSignal): Promise<SelfTest> {
     await writeModel(dense);
     const logits = await lastLogits(dense, 'exact', signal);
     const error = Math.max(...expected.map(([id, value]) => Math.abs((logits[id] as number) - value)));
-    if (!(error <= exactTolerance)) return finish(false, `wrong logits: off by ${error} from the reference, at most ${exactTolerance} is right`);
+    if (!(error <= exactTolerance))
+      return finish(false, `wrong logits: off by ${error} from the reference, at most ${exactTolerance} is right`);
     await quantize({ model: dense, output: packed, method: 'rtn', bits: 4, groupSize: 32, signal });
     const reference = await lastLogits(packed, 'exact', signal);
     const fast = await lastLogits(packed, 'fast', signal);
     const difference = rms(fast.map((value, i) => value - (reference[i] as number))) / rms(reference);
-    if (!(difference <= fastTolerance)) return finish(false, `the fast path differs by ${difference} from the exact one, at most ${fastTolerance} is right`);
+    if (!(difference <= fastTolerance))
+      return finish(false, `the fast path differs by ${difference} from the exact one, at most ${fastTolerance} is right`);
     return finish(true, `passed: exact path within ${error.toExponential(1)}, fast path within ${(difference * 100).toFixed(2)}%`);
   } catch (error) {
     if (signal.aborted) throw error;

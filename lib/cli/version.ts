@@ -2,4 +2,6 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 
-export const packageVersion: string = (JSON.parse(readFileSync(path.join(__dirname, '..', '..', 'package.json'), 'utf8')) as { version: string }).version;
+export const packageVersion: string = (
+  JSON.parse(readFileSync(path.join(__dirname, '..', '..', 'package.json'), 'utf8')) as { version: string }
+).version;

@@ -38,6 +38,11 @@ function allocate(rows: number, columns: number): Float32Array {
   try {
     return new Float32Array(rows * columns);
   } catch (cause) {
-    throw new LowbitError('OUT_OF_MEMORY', `The logits of ${rows} tokens need ${rows * columns * 4} bytes: evaluate fewer tokens at once`, { rows, columns }, { cause });
+    throw new LowbitError(
+      'OUT_OF_MEMORY',
+      `The logits of ${rows} tokens need ${rows * columns * 4} bytes: evaluate fewer tokens at once`,
+      { rows, columns },
+      { cause },
+    );
   }
 }

@@ -88,10 +88,14 @@ export async function perplexity(model: Model, options: PerplexityOptions): Prom
       if (bos !== undefined) chunk[0] = bos;
       const scores = await scoreChunk(runner, chunk, checked.signal);
       if (!scores.every(Number.isFinite)) {
-        throw new LowbitError('CORRUPT_FILE', `The model ${state.path} yields log-probabilities that are no finite numbers in chunk ${done}: its weights are damaged or out of range`, {
-          file: state.path,
-          chunk: done,
-        });
+        throw new LowbitError(
+          'CORRUPT_FILE',
+          `The model ${state.path} yields log-probabilities that are no finite numbers in chunk ${done}: its weights are damaged or out of range`,
+          {
+            file: state.path,
+            chunk: done,
+          },
+        );
       }
       sum.add(scores);
       checked.onProgress?.({ done: done + 1, total, perplexity: sum.perplexity });
@@ -132,7 +136,10 @@ async function scoreChunk(runner: StepRunner, chunk: Int32Array, signal: AbortSi
   await runner.truncate(0, 0);
   for (const [begin, end] of batches(0, rows, prefillBatch)) {
     const from = Math.max(first, begin);
-    const score = from < end ? { from: from - begin, targets: chunk.slice(from + 1, end + 1), out: scores.subarray(from - first, end - first) } : undefined;
+    const score =
+      from < end
+        ? { from: from - begin, targets: chunk.slice(from + 1, end + 1), out: scores.subarray(from - first, end - first) }
+        : undefined;
     await runner.step({ sequence: 0, tokens: chunk.slice(begin, end), ...(score ? { score } : {}) }, signal);
   }
   return scores;

@@ -45,9 +45,13 @@ export async function createContext(owner: ContextOwner, options: ContextOptions
   const { key, value } = checked.kvCache ?? {};
   const kind = key ?? value ?? defaultKvType(owner.precision);
   if ((value ?? kind) !== kind) {
-    throw new LowbitError('UNSUPPORTED', `Keys and values of different types are not supported: received key "${key}" and value "${value}" for kvCache; use the same for both`, {
-      option: 'kvCache',
-    });
+    throw new LowbitError(
+      'UNSUPPORTED',
+      `Keys and values of different types are not supported: received key "${key}" and value "${value}" for kvCache; use the same for both`,
+      {
+        option: 'kvCache',
+      },
+    );
   }
   const runner = await StepRunner.create(owner, {
     contextSize: checked.contextSize ?? Math.min(owner.contextLength, defaultContextSize),
@@ -163,7 +167,8 @@ export class Context {
     if (typeof prompt !== 'string' && !Array.isArray(prompt) && !(prompt instanceof Int32Array)) {
       throw invalidArgument('prompt', 'string, Int32Array or array of token ids', prompt);
     }
-    const tokens = typeof prompt === 'string' ? this.owner.tokenizer.encode(prompt) : tokenIds('prompt', prompt, this.owner.vocabSize).slice();
+    const tokens =
+      typeof prompt === 'string' ? this.owner.tokenizer.encode(prompt) : tokenIds('prompt', prompt, this.owner.vocabSize).slice();
     if (tokens.length === 0) throw invalidArgument('prompt', 'at least one token', prompt);
     if (tokens.length > this.contextSize) {
       throw new LowbitError(

@@ -5,7 +5,17 @@
  * It does not sample, decode or know options; those are its callers'.
  */
 import { LowbitError } from '../errors';
-import { native, runJob, throwIfAborted, type ContextHandle, type ContextSpec, type ModelHandle, type StepResult, type StepSpec } from '../native';
+import {
+  native,
+  runJob,
+  throwIfAborted,
+  toLowbitError,
+  type ContextHandle,
+  type ContextSpec,
+  type ModelHandle,
+  type StepResult,
+  type StepSpec,
+} from '../native';
 import { batches, reusablePrefix } from './prefix';
 
 /** What a runner needs of its model. lib/model.ts implements it. */
@@ -88,11 +98,13 @@ export class StepRunner {
 
   /** Drops the sequence's tokens from `length` on. */
   truncate(sequence: number, length: number): Promise<void> {
-    return this.inTurn(async (handle) => {
+    return this.inTurn((handle) => {
       const held = this.sequenceAt(sequence);
-      await runJob({}, async () => {
+      try {
         if (native().sequenceLength(handle, sequence) > length) native().truncate(handle, sequence, length);
-      });
+      } catch (reason) {
+        throw toLowbitError(reason);
+      }
       held.length = Math.min(held.length, length);
     });
   }
@@ -153,7 +165,7 @@ export class StepRunner {
   }
 
   /** Runs `work` after everything that was asked for before, on whatever sequence: the engine has one scratch space per context. */
-  private inTurn<T>(work: (handle: ContextHandle) => Promise<T>): Promise<T> {
+  private inTurn<T>(work: (handle: ContextHandle) => T | Promise<T>): Promise<T> {
     const turn = this.queue
       .catch(() => undefined)
       .then(async () => {

@@ -62,7 +62,11 @@ export async function* streamTokens(run: TokenRun): AsyncGenerator<number, Gener
 }
 
 /** Yields text pieces, never empty, never with a part of a stop string; returns the result. */
-export async function* streamText(run: TokenRun, tokenizer: Tokenizer, stops: readonly string[]): AsyncGenerator<string, GenerationResult, void> {
+export async function* streamText(
+  run: TokenRun,
+  tokenizer: Tokenizer,
+  stops: readonly string[],
+): AsyncGenerator<string, GenerationResult, void> {
   const source = tokenSource(run);
   const decoder = tokenizer.createStreamDecoder();
   const filter = new StopFilter(stops);
@@ -88,9 +92,10 @@ function tokenSource(run: TokenRun): TokenSource {
     const release = runner.claim(sequence);
     try {
       let start = performance.now();
-      let { token, reused } = await runner.prefill(sequence, prompt, sample, signal);
+      const first = await runner.prefill(sequence, prompt, sample, signal);
       clock.prefill = performance.now() - start;
-      clock.reused = reused;
+      clock.reused = first.reused;
+      let { token } = first;
       for (;;) {
         if (run.eos.has(token)) return 'eos';
         generated.push(token);

@@ -105,7 +105,11 @@ export async function loadModel(path: string, options?: LoadModelOptions): Promi
  * The native part of loading. The engine reports progress from a queue where nobody could catch: a callback that throws ends the
  * load, and what it threw is thrown here.
  */
-async function loadNative(spec: ModelSpec, onLoadProgress: ((fraction: number) => void) | undefined, signal: AbortSignal | undefined): Promise<ModelHandle> {
+async function loadNative(
+  spec: ModelSpec,
+  onLoadProgress: ((fraction: number) => void) | undefined,
+  signal: AbortSignal | undefined,
+): Promise<ModelHandle> {
   const call = (control: JobControl): Promise<ModelHandle> => native().loadModel(spec, control);
   if (onLoadProgress === undefined) return runJob({ signal }, call);
   const abort = new AbortController();
@@ -168,7 +172,11 @@ class LoadedState implements ModelState {
 
   get tokenizer(): Tokenizer {
     if (this.optionalTokenizer === undefined) {
-      throw new LowbitError('UNSUPPORTED', `${this.path} has no tokenizer.json, so text cannot be used with it: pass token ids, or add the file`, { file: this.path });
+      throw new LowbitError(
+        'UNSUPPORTED',
+        `${this.path} has no tokenizer.json, so text cannot be used with it: pass token ids, or add the file`,
+        { file: this.path },
+      );
     }
     return this.optionalTokenizer;
   }

@@ -69,7 +69,6 @@ async function run(
   const work = totalWork(plan, selection.targets, samples?.tokens.length);
   const progress = new ProgressTracker(work, plan.blocks.length, onProgress, () => record.error);
   const version = packageVersion();
-  const tied = !plan.weights.some(({ role }) => role === 'head');
 
   const write = async (directory: string): Promise<QuantizeReport> => {
     const model = await record.timed('load', () => load(prepared, signal, progress));
@@ -82,7 +81,7 @@ async function run(
         const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
         await writeDense(writer, prepared.dense, { checkpoint, model, signal, onProgress: onBytes });
         const files = await writer.finish();
-        await writeSideFiles(directory, checkpoint, prepared.sideFiles, quantizationConfig(options, checkpointFormat, version), tied);
+        await writeSideFiles(directory, checkpoint, prepared.sideFiles, quantizationConfig(options, checkpointFormat, version));
         return fileBytes(directory, files);
       });
       const { isa, threads } = native().modelInfo(model);

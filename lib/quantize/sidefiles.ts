@@ -59,13 +59,12 @@ export async function findSideFiles(checkpoint: Checkpoint): Promise<SideFile[]>
   return found;
 }
 
-/** Writes config.json, quantize_config.json, tokenizer, template and generation settings into `directory`; `tied`: head = embedding. */
+/** Writes config.json, quantize_config.json, tokenizer, template and generation settings into `directory`. */
 export async function writeSideFiles(
   directory: string,
   checkpoint: Checkpoint,
   sideFiles: readonly SideFile[],
   quantization: Record<string, unknown>,
-  tied: boolean,
 ): Promise<void> {
   const write = (name: string, text: string): Promise<void> => writeFile(path.join(directory, name), text);
   await write('quantize_config.json', printed(quantization));
@@ -75,9 +74,8 @@ export async function writeSideFiles(
     for (const { name, from } of sideFiles) await copyFile(from, path.join(directory, name));
     return;
   }
-  // Keys that GGUF has no place for, and whose defaults in other readers would be wrong: a model without a head is tied, and BF16 is
-  // the type whose range activations cannot leave.
-  await write('config.json', configText({ torch_dtype: 'bfloat16', ...checkpoint.config, tie_word_embeddings: tied }, quantization));
+  // GGUF says nothing of it, and the default of other readers would be F32; in BF16 no activation can overflow.
+  await write('config.json', configText({ torch_dtype: 'bfloat16', ...checkpoint.config }, quantization));
   await write('tokenizer_config.json', printed(checkpoint.tokenizerConfig));
   if (checkpoint.tokenizerJson) await write('tokenizer.json', printed(checkpoint.tokenizerJson));
   if (checkpoint.chatTemplate !== undefined) await write('chat_template.jinja', checkpoint.chatTemplate);

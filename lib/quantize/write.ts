@@ -46,7 +46,8 @@ export function denseTensors(checkpoint: Checkpoint, plan: Plan, targets: Readon
       : [{ name: `${name}.weight`, dtype: 'BF16', shape: [n, k], bytes: n * k * 2, from: { kind: 'weight', weight } }],
   );
   const vectors = plan.vectors.map(({ name, length }, vector): DenseTensor => ({
-    name,
+    // As those of weights, names of norms are without ".weight"; only biases have their suffix.
+    name: name.endsWith('.bias') ? name : `${name}.weight`,
     dtype: 'F32',
     shape: [length],
     bytes: length * 4,

@@ -128,7 +128,7 @@ function adaptPreTokenizer(component: unknown, file: string): unknown {
 
 /** Prefix space, words, bytes: three steps. */
 function adaptByteLevel(component: Json): Json {
-  const prefix = component['add_prefix_space'] === true ? [{ type: 'Replace', pattern: { Regex: String.raw`\A(?! )` }, content: ' ' }] : [];
+  const prefix = component['add_prefix_space'] === true ? [{ type: 'Replace', pattern: { Regex: String.raw`\A[^ ]` }, content: ' $&' }] : [];
   const words = component['use_regex'] === false ? [] : [split(GPT2)];
   return sequence(...prefix, ...words, { ...component, add_prefix_space: false, use_regex: false });
 }

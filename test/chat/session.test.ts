@@ -2,7 +2,8 @@
 import { ChatSession, type Context, type Model, loadModel } from '../../lib';
 import { failure, readAll, readSome, removeVariants, storyModel, storyVariant } from '../generate/fixture';
 
-const template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
+const template =
+  '{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}';
 
 let model: Model;
 let context: Context;
@@ -12,9 +13,9 @@ beforeAll(async () => {
 beforeEach(async () => {
   context = await model.createContext({ contextSize: 256, sequences: 2 });
 });
-afterEach(() => context?.dispose());
+afterEach(() => context.dispose());
 afterAll(async () => {
-  await model?.dispose();
+  await model.dispose();
   removeVariants();
 });
 
@@ -54,9 +55,16 @@ test('stream yields the answer; leaving early or an abort changes no history', a
   await readSome(chat.stream('More', options), 2);
   expect(chat.history).toBe(before);
   const abort = new AbortController();
-  expect((await failure(() => chat.prompt('More', { ...options, signal: abort.signal, onText: () => abort.abort() }))).code).toBe('CANCELLED');
+  expect((await failure(() => chat.prompt('More', { ...options, signal: abort.signal, onText: () => abort.abort() }))).code).toBe(
+    'CANCELLED',
+  );
   expect(chat.history).toBe(before);
-  const broken = chat.prompt('More', { ...options, onText: () => { throw new RangeError('mine'); } });
+  const broken = chat.prompt('More', {
+    ...options,
+    onText: () => {
+      throw new RangeError('mine');
+    },
+  });
   await expect(broken).rejects.toThrow('mine');
   expect(chat.history).toBe(before);
   expect(await chat.prompt('More', options)).toBe(await new ChatSession(context, { history: before, sequence: 1 }).prompt('More', options));
@@ -91,11 +99,25 @@ test.each([
   [{ systemPrompt: 3 }, 'Expected string for systemPrompt but received 3 of type number'],
   [{ sequence: 2 }, 'Expected integer between 0 and 1 for sequence but received 2 of type number'],
   [{ history: 'x' }, 'Expected array of messages for history but received "x" of type string'],
-  [{ history: [{ role: 'tool', content: '' }] }, 'Expected "system", "user" or "assistant" for history[0].role but received "tool" of type string'],
-  [{ history: [{ role: 'user', content: 'a' }, { role: 'system', content: '' }] }, 'Expected "user" or "assistant" for history[1].role but received "system" of type string'],
+  [
+    { history: [{ role: 'tool', content: '' }] },
+    'Expected "system", "user" or "assistant" for history[0].role but received "tool" of type string',
+  ],
+  [
+    {
+      history: [
+        { role: 'user', content: 'a' },
+        { role: 'system', content: '' },
+      ],
+    },
+    'Expected "user" or "assistant" for history[1].role but received "system" of type string',
+  ],
   [{ history: [{ role: 'user' }] }, 'Expected string for history[0].content but received undefined'],
   [{ history: [null] }, 'Expected "system", "user" or "assistant" for history[0].role but received undefined'],
-  [{ systemPrompt: 'a', history: [{ role: 'system', content: 'b' }] }, 'Expected no system message because systemPrompt is given for history but received "b" of type string'],
+  [
+    { systemPrompt: 'a', history: [{ role: 'system', content: 'b' }] },
+    'Expected no system message because systemPrompt is given for history but received "b" of type string',
+  ],
 ])('refuses %j', async (bad, message) => {
   expect(await failure(() => new ChatSession(context, bad as never))).toEqual({ code: 'INVALID_ARGUMENT', message });
 });
@@ -105,5 +127,7 @@ test('arguments of a turn are checked', async () => {
   expect((await failure(() => chat.stream(3 as never))).message).toBe('Expected string for text but received 3 of type number');
   expect((await failure(() => chat.prompt('a', { sequence: 0 } as never))).message).toContain('Unknown option "sequence" for prompt.');
   expect((await failure(() => chat.stream('a', { onText: () => {} } as never))).message).toContain('Unknown option "onText" for stream.');
-  expect((await failure(() => new ChatSession({} as never))).message).toBe('Expected Context from model.createContext() for context but received an instance of Object');
+  expect((await failure(() => new ChatSession({} as never))).message).toBe(
+    'Expected Context from model.createContext() for context but received an instance of Object',
+  );
 });

@@ -13,5 +13,11 @@ test('index.ts exports exactly the public names', () => {
 test('esm.mts exports the same', () => {
   const source = readFileSync(path.join(__dirname, '..', '..', 'lib', 'esm.mts'), 'utf8');
   const list = /^export \{([^}]*)\} from '\.\/index\.js';$/m.exec(source)?.[1] ?? '';
-  expect(list.split(',').map((name) => name.trim()).filter((name) => name !== '').sort()).toEqual(names);
+  expect(
+    list
+      .split(',')
+      .map((name) => name.trim())
+      .filter((name) => name !== '')
+      .sort(),
+  ).toEqual(names);
 });

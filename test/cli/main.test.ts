@@ -23,7 +23,10 @@ interface Outcome {
 }
 
 function start(args: readonly string[], env: Record<string, string> = {}): { child: ChildProcess; ended: Promise<Outcome> } {
-  const child = spawn(process.execPath, [main, ...args], { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, LOWBIT_DEBUG: '', ...env } });
+  const child = spawn(process.execPath, [main, ...args], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    env: { ...process.env, LOWBIT_DEBUG: '', ...env },
+  });
   let out = '';
   let error = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text));
@@ -48,12 +51,15 @@ async function json(...args: string[]): Promise<Outcome & { value: Record<string
 const modelKeys = ['architecture', 'bits_per_weight', 'isa', 'load_ms', 'model', 'peak_rss_bytes', 'precision', 'threads', 'weight_bytes'];
 
 describe('help', () => {
-  test.each([['quantize'], ['perplexity'], ['generate'], ['chat'], ['inspect'], ['bench'], ['doctor']])('%s has a description, --json and examples', async (command) => {
-    const { code, out, error } = await lowbit(command, '--help');
-    expect({ code, error }).toEqual({ code: 0, error: '' });
-    expect(out).toContain('--json');
-    expect(out).toContain(`$ lowbit ${command}`);
-  });
+  test.each([['quantize'], ['perplexity'], ['generate'], ['chat'], ['inspect'], ['bench'], ['doctor']])(
+    '%s has a description, --json and examples',
+    async (command) => {
+      const { code, out, error } = await lowbit(command, '--help');
+      expect({ code, error }).toEqual({ code: 0, error: '' });
+      expect(out).toContain('--json');
+      expect(out).toContain(`$ lowbit ${command}`);
+    },
+  );
 
   test('lowbit --help, --version and no command at all', async () => {
     const [help, version, nothing] = await Promise.all([lowbit('--help'), lowbit('--version'), lowbit()]);
@@ -71,10 +77,22 @@ describe('errors', () => {
     [['generate', storyModel, '--prompt', 'a', '--top-pp', '1'], "unknown option '--top-pp'\n(Did you mean --top-p?)"],
     [['generate'], "missing required argument 'model'"],
     [['generate', storyModel], 'Expected exactly one of --prompt and --file'],
-    [['generate', storyModel, '-p', 'a', '-n', '4k'], "option '-n, --max-tokens <n>' argument '4k' is invalid. Expected a number but received \"4k\"."],
-    [['generate', storyModel, '-p', 'a', '-n', '0'], 'Expected integer between 1 and 2147483647 for maxTokens but received 0 of type number'],
-    [['generate', storyModel, '-p', 'a', '--threads', '257'], 'Expected integer between 1 and 256 for threads but received 257 of type number'],
-    [['generate', storyModel, '-p', 'a', '--precision', 'f32'], "option '--precision <path>' argument 'f32' is invalid. Allowed choices are fast, exact."],
+    [
+      ['generate', storyModel, '-p', 'a', '-n', '4k'],
+      "option '-n, --max-tokens <n>' argument '4k' is invalid. Expected a number but received \"4k\".",
+    ],
+    [
+      ['generate', storyModel, '-p', 'a', '-n', '0'],
+      'Expected integer between 1 and 2147483647 for maxTokens but received 0 of type number',
+    ],
+    [
+      ['generate', storyModel, '-p', 'a', '--threads', '257'],
+      'Expected integer between 1 and 256 for threads but received 257 of type number',
+    ],
+    [
+      ['generate', storyModel, '-p', 'a', '--precision', 'f32'],
+      "option '--precision <path>' argument 'f32' is invalid. Allowed choices are fast, exact.",
+    ],
     [['generate', storyModel, '-p', 'a b c', '--context', '1'], 'The prompt has '],
     [['perplexity', storyModel], "required option '-f, --text <file>' not specified"],
     [['perplexity', storyModel, '--text', path.join(directory, 'none')], 'there is no such file'],
@@ -98,7 +116,9 @@ describe('errors', () => {
   test('with --json the error is on stdout, too', async () => {
     const missing = await json('inspect', path.join(directory, 'none'));
     expect(missing).toMatchObject({ code: 1, value: { error: { code: 'IO' } } });
-    expect((await json('generate', storyModel, '-p', 'a', '--foo')).value).toEqual({ error: { code: 'INVALID_ARGUMENT', message: "unknown option '--foo'" } });
+    expect((await json('generate', storyModel, '-p', 'a', '--foo')).value).toEqual({
+      error: { code: 'INVALID_ARGUMENT', message: "unknown option '--foo'" },
+    });
   });
 
   test('LOWBIT_DEBUG=1 adds the stack', async () => {
@@ -119,7 +139,14 @@ describe('commands', () => {
   test('inspect', async () => {
     const { code, value } = await json('inspect', storyModel);
     expect(code).toBe(0);
-    expect(value).toMatchObject({ architecture: 'llama', bits_per_weight: 16, parameters: 853_120, vocab_size: 512, has_tokenizer: true, has_chat_template: false });
+    expect(value).toMatchObject({
+      architecture: 'llama',
+      bits_per_weight: 16,
+      parameters: 853_120,
+      vocab_size: 512,
+      has_tokenizer: true,
+      has_chat_template: false,
+    });
     expect(value['tensor_types']).toEqual([{ dtype: 'BF16', tensors: 38, elements: 853_120, bytes: 1_706_240 }]);
     const plain = await lowbit('inspect', storyModel);
     expect(plain.out).toContain('853,120');
@@ -129,7 +156,17 @@ describe('commands', () => {
     const args = ['generate', storyModel, '--prompt', 'Once upon a time', '--max-tokens', '16'];
     const { value } = await json(...args);
     expect(Object.keys(value).sort()).toEqual(
-      [...modelKeys, 'decode_tokens_per_second', 'finish_reason', 'prefill_tokens_per_second', 'prompt_tokens', 'seconds', 'seed', 'text', 'tokens'].sort(),
+      [
+        ...modelKeys,
+        'decode_tokens_per_second',
+        'finish_reason',
+        'prefill_tokens_per_second',
+        'prompt_tokens',
+        'seconds',
+        'seed',
+        'text',
+        'tokens',
+      ].sort(),
     );
     expect(value).toMatchObject({ tokens: 16, finish_reason: 'length', precision: 'fast' });
     const plain = await lowbit(...args);
@@ -147,32 +184,69 @@ describe('commands', () => {
   });
 
   test('quantize, then perplexity before and after', async () => {
-    const { code, value } = await json('quantize', storyModel, '--output', packed, '--calibration', calibration, '--calibration-length', '256', '--bits', '4', '--group-size', '64');
+    const { code, value } = await json(
+      'quantize',
+      storyModel,
+      '--output',
+      packed,
+      '--calibration',
+      calibration,
+      '--calibration-length',
+      '256',
+      '--bits',
+      '4',
+      '--group-size',
+      '64',
+    );
     expect(code).toBe(0);
     expect(value).toMatchObject({ output: packed, method: 'gptq', bits: 4 });
-    for (const key of ['bits_per_weight', 'bits_per_weight_quantized', 'seconds', 'peak_rss_bytes', 'bytes_before', 'bytes_after']) expect(value[key]).toBeGreaterThan(0);
+    for (const key of ['bits_per_weight', 'bits_per_weight_quantized', 'seconds', 'peak_rss_bytes', 'bytes_before', 'bytes_after'])
+      expect(value[key]).toBeGreaterThan(0);
     expect((value['report'] as { linears: unknown[] }).linears.length).toBe(28);
 
-    const measure = (model: string) => json('perplexity', model, '--text', unseen, '--context', '256', '--chunks', '4', '--precision', 'exact', '--threads', '1');
+    const measure = (model: string) =>
+      json('perplexity', model, '--text', unseen, '--context', '256', '--chunks', '4', '--precision', 'exact', '--threads', '1');
     const [before, after] = [await measure(storyModel), await measure(packed)];
     expect(Object.keys(before.value).sort()).toEqual(
       [...modelKeys, 'add_bos', 'chunks', 'context_size', 'perplexity', 'protocol', 'seconds', 'standard_error', 'tokens'].sort(),
     );
-    expect(before.value).toMatchObject({ tokens: 4 * 127, chunks: 4, protocol: 'llama.cpp', context_size: 256, precision: 'exact', threads: 1 });
+    expect(before.value).toMatchObject({
+      tokens: 4 * 127,
+      chunks: 4,
+      protocol: 'llama.cpp',
+      context_size: 256,
+      precision: 'exact',
+      threads: 1,
+    });
     const ratio = (after.value['perplexity'] as number) / (before.value['perplexity'] as number);
     expect(ratio).toBeGreaterThan(0.95);
     expect(ratio).toBeLessThan(1.15);
 
     const again = await lowbit('quantize', storyModel, '--output', packed, '--method', 'rtn');
     expect(again.code).toBe(1);
-    expect((await json('quantize', storyModel, '--output', packed, '--method', 'rtn', '--overwrite', '--dynamic', '{".*v_proj": {"bits": 8, "group_size": 32}}')).code).toBe(0);
+    expect(
+      (
+        await json(
+          'quantize',
+          storyModel,
+          '--output',
+          packed,
+          '--method',
+          'rtn',
+          '--overwrite',
+          '--dynamic',
+          '{".*v_proj": {"bits": 8, "group_size": 32}}',
+        )
+      ).code,
+    ).toBe(0);
   });
 
   test('bench', async () => {
     const { code, value } = await json('bench', storyModel, '--prompt-tokens', '32', '--generate-tokens', '8', '--repeats', '2');
     expect(code).toBe(0);
     expect(value).toMatchObject({ prompt_tokens: 32, generate_tokens: 8, repeats: 2 });
-    for (const key of ['prefill_tokens_per_second', 'decode_tokens_per_second', 'load_ms', 'peak_rss_bytes', 'bits_per_weight', 'seconds']) expect(value[key]).toBeGreaterThan(0);
+    for (const key of ['prefill_tokens_per_second', 'decode_tokens_per_second', 'load_ms', 'peak_rss_bytes', 'bits_per_weight', 'seconds'])
+      expect(value[key]).toBeGreaterThan(0);
   });
 
   test('doctor', async () => {
@@ -191,7 +265,8 @@ describe('commands', () => {
 });
 
 describe('chat', () => {
-  const template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
+  const template =
+    '{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}';
   let model: string;
   beforeAll(() => {
     model = storyVariant({ 'chat_template.jinja': template });

@@ -57,7 +57,10 @@ describe('readText', () => {
   });
   test('refuses what is not UTF-8, and what is not there', async () => {
     writeFileSync(file, Buffer.from([0x61, 0xff]));
-    expect(await failure(() => readText(file))).toEqual({ code: 'INVALID_ARGUMENT', message: `${file} is not valid UTF-8: convert it first` });
+    expect(await failure(() => readText(file))).toEqual({
+      code: 'INVALID_ARGUMENT',
+      message: `${file} is not valid UTF-8: convert it first`,
+    });
     expect(await failure(() => readText(`${file}x`))).toEqual({ code: 'IO', message: `Cannot read ${file}x: there is no such file` });
   });
 });
@@ -65,8 +68,14 @@ describe('readText', () => {
 test('with --json only the result reaches stdout, without it only the text', () => {
   for (const json of [true, false]) {
     const written = { out: '', error: '' };
-    const stream = (name: 'out' | 'error') => ({ isTTY: false, write: (text: string) => (written[name] += text) }) as unknown as NodeJS.WriteStream;
-    const io = createIo({ stdin: process.stdin, stdout: stream('out'), stderr: stream('error') }, json, new AbortController().signal, () => {});
+    const stream = (name: 'out' | 'error') =>
+      ({ isTTY: false, write: (text: string) => (written[name] += text) }) as unknown as NodeJS.WriteStream;
+    const io = createIo(
+      { stdin: process.stdin, stdout: stream('out'), stderr: stream('error') },
+      json,
+      new AbortController().signal,
+      () => {},
+    );
     io.out('text\n');
     io.note('note');
     io.result({ tokens: 3 });

@@ -11,7 +11,7 @@ beforeAll(async () => {
   tokens = model.tokenizer.encode(storyText);
 });
 afterAll(async () => {
-  await model?.dispose();
+  await model.dispose();
   removeVariants();
 });
 
@@ -69,7 +69,9 @@ describe('logits', () => {
   });
 
   test('need a model', async () => {
-    expect((await failure(() => evaluate.logits({} as never, [1]))).message).toBe('Expected Model from loadModel() for model but received an instance of Object');
+    expect((await failure(() => evaluate.logits({} as never, [1]))).message).toBe(
+      'Expected Model from loadModel() for model but received an instance of Object',
+    );
   });
 });
 
@@ -107,7 +109,10 @@ describe('perplexity', () => {
 
   test('the story model predicts its own stories better than random ids', async () => {
     const noise = Int32Array.from({ length: 512 }, (_, i) => (i * 7919 + 13) % 512);
-    const [own, other] = [await evaluate.perplexity(model, { tokens, contextSize: 256, chunks: 2 }), await evaluate.perplexity(model, { tokens: noise, contextSize: 256 })];
+    const [own, other] = [
+      await evaluate.perplexity(model, { tokens, contextSize: 256, chunks: 2 }),
+      await evaluate.perplexity(model, { tokens: noise, contextSize: 256 }),
+    ];
     expect(own.perplexity).toBeLessThan(20);
     expect(other.perplexity).toBeGreaterThan(200);
   });
@@ -135,14 +140,28 @@ describe('perplexity', () => {
 
   test('reports progress after every chunk', async () => {
     const seen: { done: number; total: number; perplexity: number }[] = [];
-    const result = await evaluate.perplexity(model, { tokens, contextSize: 64, chunks: 3, onProgress: (progress) => seen.push({ ...progress }) });
-    expect(seen.map(({ done, total }) => [done, total])).toEqual([[1, 3], [2, 3], [3, 3]]);
+    const result = await evaluate.perplexity(model, {
+      tokens,
+      contextSize: 64,
+      chunks: 3,
+      onProgress: (progress) => seen.push({ ...progress }),
+    });
+    expect(seen.map(({ done, total }) => [done, total])).toEqual([
+      [1, 3],
+      [2, 3],
+      [3, 3],
+    ]);
     expect(seen.at(-1)?.perplexity).toBe(result.perplexity);
   });
 
   test('abort rejects with CANCELLED and leaves the model usable', async () => {
     const abort = new AbortController();
-    const run = evaluate.perplexity(model, { tokens, contextSize: 64, signal: abort.signal, onProgress: ({ done }) => done === 2 && abort.abort() });
+    const run = evaluate.perplexity(model, {
+      tokens,
+      contextSize: 64,
+      signal: abort.signal,
+      onProgress: ({ done }) => done === 2 && abort.abort(),
+    });
     expect((await failure(() => run)).code).toBe('CANCELLED');
     const context = await model.createContext({ contextSize: 64 });
     expect((await readAll(context.generate(prompt, { maxTokens: 2 }))).result.tokens.length).toBe(2);
@@ -150,7 +169,10 @@ describe('perplexity', () => {
   });
 
   test.each([
-    [{ tokens: Array(127).fill(5), contextSize: 64 }, 'The text has 127 tokens but perplexity with contextSize 64 needs at least 128: use a longer text or a smaller contextSize'],
+    [
+      { tokens: Array(127).fill(5), contextSize: 64 },
+      'The text has 127 tokens but perplexity with contextSize 64 needs at least 128: use a longer text or a smaller contextSize',
+    ],
     [{}, 'Expected exactly one of the options text and tokens for text but received undefined'],
     [{ text: 'a', tokens: [1] }, 'Expected exactly one of the options text and tokens for text but received "both" of type string'],
     [{ text: 3 }, 'Expected string for text but received 3 of type number'],
@@ -160,7 +182,10 @@ describe('perplexity', () => {
     [{ text: 'a', contextSize: '64' }, 'Expected integer between 4 and 1024 for contextSize but received "64" of type string'],
     [{ text: 'a', chunks: 0 }, 'Expected integer between 1 and 2147483647 for chunks but received 0 of type number'],
     [{ text: 'a', chunks: -1 }, 'Expected integer between 1 and 2147483647 for chunks but received -1 of type number'],
-    [{ text: 'a', context: 64 }, 'Unknown option "context" for perplexity. Known options: text, tokens, contextSize, chunks, onProgress, signal'],
+    [
+      { text: 'a', context: 64 },
+      'Unknown option "context" for perplexity. Known options: text, tokens, contextSize, chunks, onProgress, signal',
+    ],
   ])('refuses %j', async (options, message) => {
     expect(await failure(() => evaluate.perplexity(model, options as never))).toEqual({ code: 'INVALID_ARGUMENT', message });
   });

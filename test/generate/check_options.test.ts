@@ -39,15 +39,21 @@ describe('checkOptions', () => {
   test('nested objects are checked by the same rules', () => {
     const outer = { kvCache: nested({ key: oneOf('f16', 'f32') }) };
     expect(checkOptions('f', { kvCache: { key: 'f32' } }, outer)).toEqual({ kvCache: { key: 'f32' } });
-    expect(thrown(() => checkOptions('f', { kvCache: { keys: 'f32' } }, outer)).message).toContain('Unknown option "keys" for kvCache. Did you mean "key"?');
-    expect(thrown(() => checkOptions('f', { kvCache: 'f16' }, outer)).message).toBe('Expected object for kvCache but received "f16" of type string');
+    expect(thrown(() => checkOptions('f', { kvCache: { keys: 'f32' } }, outer)).message).toContain(
+      'Unknown option "keys" for kvCache. Did you mean "key"?',
+    );
+    expect(thrown(() => checkOptions('f', { kvCache: 'f16' }, outer)).message).toBe(
+      'Expected object for kvCache but received "f16" of type string',
+    );
   });
 });
 
 describe('rules', () => {
   const refused = [-1, 0.5, 2 ** 32, NaN, Infinity, '4', null, true, {}, [4], 4n];
   test.each(refused.map((value) => [value]))('integer(1, 256) refuses %p', (value) => {
-    expect(thrown(() => integer(1, 256)('threads', value)).message).toMatch(/^Expected integer between 1 and 256 for threads but received /);
+    expect(thrown(() => integer(1, 256)('threads', value)).message).toMatch(
+      /^Expected integer between 1 and 256 for threads but received /,
+    );
   });
   test.each([[-0.1], [1.1], [2 ** 32], [NaN], [Infinity], ['0.5'], [null]])('number(0, 1) refuses %p', (value) => {
     expect(thrown(() => number(0, 1)('topP', value)).message).toMatch(/^Expected number between 0 and 1 for topP but received /);
@@ -62,21 +68,31 @@ describe('rules', () => {
   test('stopStrings', () => {
     expect(stopStrings('stop', 'a')).toEqual(['a']);
     expect(stopStrings('stop', ['a', 'b'])).toEqual(['a', 'b']);
-    expect(thrown(() => stopStrings('stop', ['a', ''])).message).toBe('Expected non-empty string or array of non-empty strings for stop but received "" of type string');
+    expect(thrown(() => stopStrings('stop', ['a', ''])).message).toBe(
+      'Expected non-empty string or array of non-empty strings for stop but received "" of type string',
+    );
     expect(thrown(() => stopStrings('stop', 3)).code).toBe('INVALID_ARGUMENT');
-    expect(thrown(() => stopStrings('stop', Array(65).fill('a'))).message).toBe('Expected at most 64 strings for stop but received an instance of Array');
+    expect(thrown(() => stopStrings('stop', Array(65).fill('a'))).message).toBe(
+      'Expected at most 64 strings for stop but received an instance of Array',
+    );
   });
   test('abortSignal takes signals of other origin, but no controller', () => {
     const { signal } = new AbortController();
     expect(abortSignal('signal', signal)).toBe(signal);
-    expect(thrown(() => abortSignal('signal', new AbortController())).message).toBe('Expected AbortSignal for signal but received an instance of AbortController');
+    expect(thrown(() => abortSignal('signal', new AbortController())).message).toBe(
+      'Expected AbortSignal for signal but received an instance of AbortController',
+    );
   });
   test('tokenIds names the bad id', () => {
     expect(tokenIds('prompt', [0, 9], 10)).toEqual(Int32Array.of(0, 9));
-    expect(thrown(() => tokenIds('prompt', [0, 10], 10)).message).toBe('Expected token id between 0 and 9 for prompt[1] but received 10 of type number');
+    expect(thrown(() => tokenIds('prompt', [0, 10], 10)).message).toBe(
+      'Expected token id between 0 and 9 for prompt[1] but received 10 of type number',
+    );
     expect(thrown(() => tokenIds('prompt', Int32Array.of(-1), 10)).message).toContain('prompt[0] but received -1');
     expect(thrown(() => tokenIds('prompt', [0.5], 10)).message).toContain('prompt[0] but received 0.5');
-    expect(thrown(() => tokenIds('prompt', new Float32Array(1), 10)).message).toBe('Expected Int32Array or array of token ids for prompt but received an instance of Float32Array');
+    expect(thrown(() => tokenIds('prompt', new Float32Array(1), 10)).message).toBe(
+      'Expected Int32Array or array of token ids for prompt but received an instance of Float32Array',
+    );
   });
 });
 
@@ -93,13 +109,17 @@ describe('generation options', () => {
     expect(checkOptions('generate', { [name]: min }, spec)).toEqual({ [name]: min });
     expect(checkOptions('generate', { [name]: max }, spec)).toEqual({ [name]: max });
     for (const value of [min - 1, max + 1, min + 0.5, String(min), null, NaN]) {
-      expect(thrown(() => checkOptions('generate', { [name]: value }, spec)).message).toMatch(new RegExp(`^Expected integer between ${min} and ${max} for ${name} but received `));
+      expect(thrown(() => checkOptions('generate', { [name]: value }, spec)).message).toMatch(
+        new RegExp(`^Expected integer between ${min} and ${max} for ${name} but received `),
+      );
     }
   });
   const numbers: Record<string, [number, number]> = { temperature: [0, 100], topP: [0, 1], minP: [0, 1], repetitionPenalty: [0.1, 10] };
   test.each(Object.entries(numbers))('%s is a number in %j', (name, [min, max]) => {
     for (const value of [-1, max + 1, 2 ** 32, '0.5', null, NaN, Infinity]) {
-      expect(thrown(() => checkOptions('generate', { [name]: value }, spec)).message).toMatch(new RegExp(`^Expected number between ${min} and ${max} for ${name} but received `));
+      expect(thrown(() => checkOptions('generate', { [name]: value }, spec)).message).toMatch(
+        new RegExp(`^Expected number between ${min} and ${max} for ${name} but received `),
+      );
     }
   });
   test('names of other libraries are refused with the right one', () => {

@@ -2,7 +2,7 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import type { LowbitError } from '../../lib/errors';
+import { LowbitError } from '../../lib/errors';
 import type { GenerationResult, GenerationStream } from '../../lib/generate';
 
 export const storyModel = path.join(__dirname, '..', 'fixtures', 'tiny-stories');
@@ -53,9 +53,8 @@ export async function failure(call: () => unknown): Promise<{ code: string; mess
   try {
     await call();
   } catch (error) {
-    const { code, message, name } = error as LowbitError;
-    if (name !== 'LowbitError') throw error;
-    return { code, message };
+    if (!(error instanceof LowbitError)) throw error;
+    return { code: error.code, message: error.message };
   }
   throw new Error('nothing was thrown');
 }

@@ -8,7 +8,7 @@ beforeAll(async () => {
   model = await loadModel(storyModel, { precision: 'exact' });
 });
 afterAll(async () => {
-  await model?.dispose();
+  await model.dispose();
   removeVariants();
 });
 
@@ -87,7 +87,8 @@ describe('sampling', () => {
 
   test('topK 1, topP 0 and minP 1 leave only the most probable token', async () => {
     const { text } = await fresh(prompt, { maxTokens: 16 });
-    for (const only of [{ topK: 1 }, { topP: 0 }, { minP: 1 }]) expect((await fresh(prompt, { maxTokens: 16, temperature: 1, seed: 3, ...only })).text).toBe(text);
+    for (const only of [{ topK: 1 }, { topP: 0 }, { minP: 1 }])
+      expect((await fresh(prompt, { maxTokens: 16, temperature: 1, seed: 3, ...only })).text).toBe(text);
   });
 
   test('a strong repetition penalty changes greedy text', async () => {
@@ -163,10 +164,18 @@ describe('ends', () => {
   ])('%s is refused', async (_name, empty) => {
     const context = await model.createContext({ contextSize: 16 });
     expect((await failure(() => context.generate(empty))).message).toContain('Expected at least one token for prompt but received ');
-    expect((await failure(() => context.generate(7 as never))).message).toBe('Expected string, Int32Array or array of token ids for prompt but received 7 of type number');
-    expect((await failure(() => context.generate([512]))).message).toBe('Expected token id between 0 and 511 for prompt[0] but received 512 of type number');
-    expect((await failure(() => context.generate('a', { maxToken: 3 } as never))).message).toContain('Unknown option "maxToken" for generate. Did you mean "maxTokens"?');
-    expect((await failure(() => context.generateTokens('a', { stop: 'x' } as never))).message).toContain('Unknown option "stop" for generateTokens.');
+    expect((await failure(() => context.generate(7 as never))).message).toBe(
+      'Expected string, Int32Array or array of token ids for prompt but received 7 of type number',
+    );
+    expect((await failure(() => context.generate([512]))).message).toBe(
+      'Expected token id between 0 and 511 for prompt[0] but received 512 of type number',
+    );
+    expect((await failure(() => context.generate('a', { maxToken: 3 } as never))).message).toContain(
+      'Unknown option "maxToken" for generate. Did you mean "maxTokens"?',
+    );
+    expect((await failure(() => context.generateTokens('a', { stop: 'x' } as never))).message).toContain(
+      'Unknown option "stop" for generateTokens.',
+    );
     await context.dispose();
   });
 });
@@ -253,14 +262,18 @@ describe('reuse', () => {
     const prompts = [prompt, 'The little dog', 'Tom and Lily went to the park.'];
     const expected = await Promise.all(prompts.map((text) => fresh(text, { maxTokens: 16 })));
     const [a, b] = await Promise.all([model.createContext({ contextSize: 128, sequences: 2 }), model.createContext({ contextSize: 128 })]);
-    const streams = [a.generate(prompts[0] as string, { maxTokens: 16 }), a.generate(prompts[1] as string, { maxTokens: 16, sequence: 1 }), b.generate(prompts[2] as string, { maxTokens: 16 })];
+    const streams = [
+      a.generate(prompts[0] as string, { maxTokens: 16 }),
+      a.generate(prompts[1] as string, { maxTokens: 16, sequence: 1 }),
+      b.generate(prompts[2] as string, { maxTokens: 16 }),
+    ];
     const texts = ['', '', ''];
     const open = new Set([0, 1, 2]);
     while (open.size > 0) {
       for (const i of [...open]) {
         const next = await streams[i]!.next();
         if (next.done) open.delete(i);
-        else texts[i] += next.value;
+        else texts[i] = `${texts[i] ?? ''}${next.value}`;
       }
     }
     expect(texts).toEqual(expected.map(({ text }) => text));

@@ -17,7 +17,10 @@ describe('loadModel', () => {
     [{ precision: 'f32' }, 'Expected one of "fast", "exact" for precision but received "f32" of type string'],
     [{ onLoadProgress: 1 }, 'Expected function for onLoadProgress but received 1 of type number'],
     [{ signal: {} }, 'Expected AbortSignal for signal but received an instance of Object'],
-    [{ thread: 1 }, 'Unknown option "thread" for loadModel. Did you mean "threads"? Known options: threads, precision, onLoadProgress, signal'],
+    [
+      { thread: 1 },
+      'Unknown option "thread" for loadModel. Did you mean "threads"? Known options: threads, precision, onLoadProgress, signal',
+    ],
     [3, 'Expected object for the options of loadModel but received 3 of type number'],
   ])('refuses %j', async (options, message) => {
     expect(await failure(() => loadModel(storyModel, options as never))).toEqual({ code: 'INVALID_ARGUMENT', message });
@@ -32,7 +35,10 @@ describe('loadModel', () => {
   });
 
   test('an aborted signal', async () => {
-    expect(await failure(() => loadModel(storyModel, { signal: AbortSignal.abort() }))).toEqual({ code: 'CANCELLED', message: 'The operation was aborted' });
+    expect(await failure(() => loadModel(storyModel, { signal: AbortSignal.abort() }))).toEqual({
+      code: 'CANCELLED',
+      message: 'The operation was aborted',
+    });
   });
 
   test('tells what it loaded, and reports progress up to 1', async () => {
@@ -61,7 +67,7 @@ describe('createContext', () => {
   beforeAll(async () => {
     model = await loadModel(storyModel);
   });
-  afterAll(() => model?.dispose());
+  afterAll(() => model.dispose());
 
   const contextSize = 'integer between 1 and 1024 for contextSize';
   const sequences = 'integer between 1 and 256 for sequences';
@@ -83,13 +89,19 @@ describe('createContext', () => {
   test('keys and values of different types are not supported', async () => {
     expect(await failure(() => model.createContext({ kvCache: { key: 'f16', value: 'f32' } }))).toEqual({
       code: 'UNSUPPORTED',
-      message: 'Keys and values of different types are not supported: received key "f16" and value "f32" for kvCache; use the same for both',
+      message:
+        'Keys and values of different types are not supported: received key "f16" and value "f32" for kvCache; use the same for both',
     });
   });
 
   test('defaults', async () => {
     const context = await model.createContext();
-    expect([context.contextSize, context.sequences, context.kvCache, context.disposed]).toEqual([1024, 1, { key: 'f16', value: 'f16' }, false]);
+    expect([context.contextSize, context.sequences, context.kvCache, context.disposed]).toEqual([
+      1024,
+      1,
+      { key: 'f16', value: 'f16' },
+      false,
+    ]);
     await context.dispose();
     const exact = await loadModel(storyModel, { precision: 'exact' });
     expect((await exact.createContext({ contextSize: 8 })).kvCache).toEqual({ key: 'f32', value: 'f32' });
@@ -100,8 +112,12 @@ describe('createContext', () => {
   test('sequence numbers are checked', async () => {
     const context = await model.createContext({ contextSize: 8, sequences: 2 });
     for (const bad of [-1, 2, 0.5, 2 ** 32, '0']) {
-      expect((await failure(() => context.tokens(bad as number))).message).toMatch(/^Expected integer between 0 and 1 for sequence but received /);
-      expect((await failure(() => context.generate('a', { sequence: bad as number }))).message).toMatch(/^Expected integer between 0 and 1 for sequence but received /);
+      expect((await failure(() => context.tokens(bad as number))).message).toMatch(
+        /^Expected integer between 0 and 1 for sequence but received /,
+      );
+      expect((await failure(() => context.generate('a', { sequence: bad as number }))).message).toMatch(
+        /^Expected integer between 0 and 1 for sequence but received /,
+      );
     }
     await context.dispose();
   });

@@ -19,7 +19,16 @@ describe('prefix reuse', () => {
 
 describe('batches', () => {
   test.each([
-    [0, 5, 2, [[0, 2], [2, 4], [4, 5]]],
+    [
+      0,
+      5,
+      2,
+      [
+        [0, 2],
+        [2, 4],
+        [4, 5],
+      ],
+    ],
     [3, 7, 4, [[3, 7]]],
     [4, 4, 8, []],
   ])('of [%d, %d) by %d', (begin, end, size, expected) => expect([...batches(begin, end, size)]).toEqual(expected));

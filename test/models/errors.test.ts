@@ -17,7 +17,7 @@ function errorOf(call: () => unknown): LowbitError {
 const golden = (name: string, changes: MutableConfig = {}): TestCheckpoint =>
   readFixture(fixture('arch', name), (config) => {
     for (const [key, value] of Object.entries(changes)) {
-      if (value === undefined) delete config[key];
+      if (value === undefined) Reflect.deleteProperty(config, key);
       else config[key] = value;
     }
   });
@@ -238,7 +238,14 @@ describe('the builder refuses what could never run', () => {
       'do not fit width 8',
     ],
     ['a block before the prologue', (b) => b.endBlock(), 'a block ended before the prologue'],
-    ['two prologues', (b) => [b.endPrologue(), b.endPrologue()], 'the prologue ended twice'],
+    [
+      'two prologues',
+      (b) => {
+        b.endPrologue();
+        b.endPrologue();
+      },
+      'the prologue ended twice',
+    ],
     [
       'an epilogue that reads a block’s buffer',
       (b) => {

@@ -211,7 +211,9 @@ describe('details', () => {
   });
 
   test('without tie_word_embeddings, the tensors decide', () => {
-    const silent = (config: Record<string, unknown>): void => void delete config['tie_word_embeddings'];
+    const silent = (config: Record<string, unknown>): void => {
+      delete config['tie_word_embeddings'];
+    };
     expect(modelSummary(buildPlan(readFixture(fixture('arch', 'llama'), silent)), golden('llama')).tiedHead).toBe(false);
     expect(modelSummary(buildPlan(readFixture(fixture('arch', 'qwen2'), silent)), golden('qwen2')).tiedHead).toBe(true);
   });

@@ -57,7 +57,10 @@ function runOp(op: Op, state: State): void {
     const width = state.plan.buffers[view.buffer]?.width as number;
     return (state.buffers[view.buffer] as Float64Array).subarray(r * width + view.offset, r * width + view.offset + view.width);
   };
-  if (op.op === 'attention') return attention(op, state, row);
+  if (op.op === 'attention') {
+    attention(op, state, row);
+    return;
+  }
   for (let r = 0; r < state.rows; r++) {
     switch (op.op) {
       case 'embed': {

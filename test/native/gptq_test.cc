@@ -45,7 +45,8 @@ Layer Correlated(int n, int k, uint32_t seed) {
       for (int j = 0; j <= i; ++j) sum[size_t(i) * k + j] += x[i] * x[j];
   }
   for (int i = 0; i < k; ++i)
-    for (int j = 0; j <= i; ++j) layer.h[size_t(i) * k + j] = layer.h[size_t(j) * k + i] = static_cast<float>(2 * sum[size_t(i) * k + j] / tokens);
+    for (int j = 0; j <= i; ++j)
+      layer.h[size_t(i) * k + j] = layer.h[size_t(j) * k + i] = static_cast<float>(2 * sum[size_t(i) * k + j] / tokens);
   return layer;
 }
 
@@ -101,7 +102,8 @@ double ErrorEnergy(const Layer& layer, const std::vector<float>& w_hat) {
   double sum = 0;
   for (int r = 0; r < layer.n; ++r) {
     std::vector<double> d(layer.k);
-    for (int j = 0; j < layer.k; ++j) d[j] = double(layer.w[size_t(r) * layer.k + j]) - (w_hat.empty() ? 0 : w_hat[size_t(r) * layer.k + j]);
+    for (int j = 0; j < layer.k; ++j)
+      d[j] = double(layer.w[size_t(r) * layer.k + j]) - (w_hat.empty() ? 0 : w_hat[size_t(r) * layer.k + j]);
     for (int i = 0; i < layer.k; ++i) {
       double product = 0;
       for (int j = 0; j < layer.k; ++j) product += layer.h[size_t(i) * layer.k + j] * d[j];
@@ -126,9 +128,8 @@ class Reference {
       const int full = k_ / g_ * g_;
       std::vector<float> largest(k_ / g_ + 1, 0);
       for (int j = 0; j < full; ++j) largest[j / g_] = std::max(largest[j / g_], diagonal(j));
-      std::sort(columns.begin(), columns.begin() + full, [&](int a, int b) {
-        return a / g_ != b / g_ ? largest[a / g_] > largest[b / g_] : diagonal(a) > diagonal(b);
-      });
+      std::sort(columns.begin(), columns.begin() + full,
+                [&](int a, int b) { return a / g_ != b / g_ ? largest[a / g_] > largest[b / g_] : diagonal(a) > diagonal(b); });
     }
     order_ = columns;
   }
@@ -206,7 +207,10 @@ class Reference {
 
 // Golden values computed with numpy in double, scales rounded to f16.
 LOWBIT_TEST(GptqGolden) {
-  const Layer layer{2, 4, {0.9f, -0.4f, 0.25f, -1.1f, 0.3f, 0.7f, -0.6f, 0.05f}, {2, 1.2f, .4f, 0, 1.2f, 1.5f, .3f, .2f, .4f, .3f, 1, -.5f, 0, .2f, -.5f, .8f}};
+  const Layer layer{2,
+                    4,
+                    {0.9f, -0.4f, 0.25f, -1.1f, 0.3f, 0.7f, -0.6f, 0.05f},
+                    {2, 1.2f, .4f, 0, 1.2f, 1.5f, .3f, .2f, .4f, .3f, 1, -.5f, 0, .2f, -.5f, .8f}};
   const struct {
     int bits;
     bool sym;
@@ -235,7 +239,8 @@ LOWBIT_TEST(GptqGolden) {
     EXPECT(rtn.value().codes == c.rtn_codes);
     EXPECT_NEAR(rtn.value().error, c.rtn_energy / weight_energy, 1e-6);
   }
-  const double expected[16] = {.987819, -.783579, -.090250, .137216, 0, .908861, -.544620, -.558355, 0, 0, 1.190273, .731800, 0, 0, 0, 1.108889};
+  const double expected[16] = {.987819, -.783579, -.090250, .137216, 0, .908861, -.544620, -.558355,
+                               0,       0,        1.190273, .731800, 0, 0,       0,        1.108889};
   std::vector<float> u = layer.h;
   for (int i = 0; i < 4; ++i) u[i * 5] += 0.01325f;
   Pool pool(1);
@@ -479,12 +484,14 @@ LOWBIT_TEST(GptqWithoutEnoughTokensIsRtn) {
   const auto none = quantize(layer.View(0)), few = quantize(layer.View(255)), without = quantize({});
   EXPECT(none.value().codes == rtn.value().codes && Mentions(none.value(), "RTN instead of GPTQ: no calibration token reached this layer"));
   EXPECT(without.value().codes == rtn.value().codes && Mentions(without.value(), "no calibration token"));
-  EXPECT(few.value().codes == rtn.value().codes && Mentions(few.value(), "255 calibration tokens reached this layer, fewer than min_tokens 256"));
+  EXPECT(few.value().codes == rtn.value().codes &&
+         Mentions(few.value(), "255 calibration tokens reached this layer, fewer than min_tokens 256"));
   EXPECT(quantize(layer.View(256)).value().fallbacks.empty());
   EXPECT_ERROR(quantize({nullptr, layer.k, 5}).status(), Code::kInvalidArgument, "Expected a Hessian for model.weight");
   layer.h[7] = std::numeric_limits<float>::quiet_NaN();
   const auto broken = quantize(layer.View());
-  EXPECT(broken.value().codes == rtn.value().codes && Mentions(broken.value(), "RTN instead of GPTQ: the Hessian holds a value that is not finite"));
+  EXPECT(broken.value().codes == rtn.value().codes &&
+         Mentions(broken.value(), "RTN instead of GPTQ: the Hessian holds a value that is not finite"));
   EXPECT(std::isfinite(broken.value().error));
   layer.w[65] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_ERROR(quantize(layer.View()).status(), Code::kCorruptFile, "model.weight holds a value that is not finite at [1, 1]");
@@ -496,7 +503,8 @@ LOWBIT_TEST(GptqOptionRanges) {
   QuantizeOptions options;
   for (const double value : {0.0, -0.1, 1.0, 2.0, nan}) {
     options.damp_percent = value;
-    EXPECT_ERROR(Run(layer, options).status(), Code::kInvalidArgument, "Expected a number above 0 and below 1 for damp_percent but received");
+    EXPECT_ERROR(Run(layer, options).status(), Code::kInvalidArgument,
+                 "Expected a number above 0 and below 1 for damp_percent but received");
   }
   options = QuantizeOptions();
   for (const double value : {0.0, 1e-4, -1.0, 1.0, nan}) {

@@ -98,7 +98,8 @@ LOWBIT_TEST(GridScalesFitTheirStorage) {
   int wrong = 0;
   for (double m = 1e-6; m < 1e5; m *= 1.0123) {
     const float range = 2 * static_cast<float>(m);
-    wrong += !(Fit({{static_cast<float>(m)}}, {4, true, 0}).scale[0] == std::max(HalfToFloat(FloatToHalf(range / 15)), std::ldexp(1.0f, -22)));
+    wrong +=
+        !(Fit({{static_cast<float>(m)}}, {4, true, 0}).scale[0] == std::max(HalfToFloat(FloatToHalf(range / 15)), std::ldexp(1.0f, -22)));
   }
   EXPECT(wrong == 0);
 }
@@ -136,11 +137,11 @@ LOWBIT_TEST(RangeSearchGolden) {
     GridRule rule;
     double scale[2], zero[2];
   } cases[] = {
-      {{2, true, 2.0}, {0.6591796875, 0.64013671875}, {2, 2}},    {{3, false, 2.0}, {0.384521484375, 0.154296875}, {2, 1}},
+      {{2, true, 2.0}, {0.6591796875, 0.64013671875}, {2, 2}},     {{3, false, 2.0}, {0.384521484375, 0.154296875}, {2, 1}},
       {{4, true, 2.0}, {0.272216796875, 0.1280517578125}, {8, 8}}, {{2, true, 2.4}, {0.73095703125, 0.64013671875}, {2, 2}},
-      {{3, false, 2.4}, {0.388671875, 0.154296875}, {2, 1}},      {{4, true, 2.4}, {0.275146484375, 0.1280517578125}, {8, 8}},
-      {{2, true, 1.0}, {0.386962890625, 0.64013671875}, {2, 2}},  {{3, false, 1.0}, {0.363525390625, 0.154296875}, {2, 1}},
-      {{2, true, 4.0}, {1.189453125, 0.64013671875}, {2, 2}},     {{3, false, 4.0}, {0.392822265625, 0.154296875}, {2, 1}},
+      {{3, false, 2.4}, {0.388671875, 0.154296875}, {2, 1}},       {{4, true, 2.4}, {0.275146484375, 0.1280517578125}, {8, 8}},
+      {{2, true, 1.0}, {0.386962890625, 0.64013671875}, {2, 2}},   {{3, false, 1.0}, {0.363525390625, 0.154296875}, {2, 1}},
+      {{2, true, 4.0}, {1.189453125, 0.64013671875}, {2, 2}},      {{3, false, 4.0}, {0.392822265625, 0.154296875}, {2, 1}},
   };
   for (const auto& c : cases) {
     const Grids grids = Fit(rows, c.rule);
@@ -155,13 +156,15 @@ LOWBIT_TEST(RangeSearchFindsTheBestCandidate) {
   for (const int columns : {1, 5, 32, 67, 128}) {
     std::vector<std::vector<float>> rows;
     for (int r = 0; r < kGridRows; ++r) rows.push_back(HeavyTailed(columns, 100 * columns + r));
-    for (const GridRule& rule : {GridRule{2, true, 2.4}, GridRule{2, false, 2.4}, GridRule{4, true, 2}, GridRule{3, false, 1}, GridRule{4, false, 8}}) {
+    for (const GridRule& rule :
+         {GridRule{2, true, 2.4}, GridRule{2, false, 2.4}, GridRule{4, true, 2}, GridRule{3, false, 1}, GridRule{4, false, 8}}) {
       const Grids grids = Fit(rows, rule);
       for (int r = 0; r < kGridRows; ++r) {
         // Powers are good to 1e-4, so another candidate may win that is at most 2e-4 worse; a single weight can be hit
         // exactly, where rounding of f32 decides: hence the absolute part, (1e-6 of the range)^p per column.
         const double best = BestLoss(rows[r], rule), range = 15 * grids.scale[r];
-        EXPECT(Loss(rows[r], grids.scale[r], grids.zero[r], rule.bits, rule.mse) <= best * (1 + 2e-4) + columns * std::pow(1e-6 * range, rule.mse));
+        EXPECT(Loss(rows[r], grids.scale[r], grids.zero[r], rule.bits, rule.mse) <=
+               best * (1 + 2e-4) + columns * std::pow(1e-6 * range, rule.mse));
       }
     }
   }

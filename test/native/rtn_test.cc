@@ -53,8 +53,8 @@ LOWBIT_TEST(RtnErrorOnGaussianWeights) {
     bool sym;
     double g32, g64, g128, row;
   } expected[] = {
-      {2, false, .406, .457, .503, .684},     {2, true, .471, .511, .549, .710},      {3, false, .173, .195, .216, .300},
-      {3, true, .203, .220, .237, .315},      {4, false, .0808, .0911, .1007, .140},  {4, true, .0948, .1029, .1108, .147},
+      {2, false, .406, .457, .503, .684},     {2, true, .471, .511, .549, .710},     {3, false, .173, .195, .216, .300},
+      {3, true, .203, .220, .237, .315},      {4, false, .0808, .0911, .1007, .140}, {4, true, .0948, .1029, .1108, .147},
       {8, false, .0047, .0054, .0059, .0082}, {8, true, .0056, .0060, .0065, .0086},
   };
   for (const auto& e : expected) {
@@ -169,5 +169,6 @@ LOWBIT_TEST(QuantizeRefusesWhatItCannotDo) {
 LOWBIT_TEST(MethodNames) {
   EXPECT(std::string(MethodName(Method::kRtn)) == "rtn" && std::string(MethodName(Method::kGptq)) == "gptq");
   EXPECT(ParseMethod("gptq").value() == Method::kGptq);
-  EXPECT_ERROR(ParseMethod("awq").status(), Code::kInvalidArgument, "Expected one of: rtn, gptq for method but received awq of type string");
+  EXPECT_ERROR(ParseMethod("awq").status(), Code::kInvalidArgument,
+               "Expected one of: rtn, gptq for method but received awq of type string");
 }

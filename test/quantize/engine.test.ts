@@ -1,8 +1,9 @@
 // quantize() through the real engine on the small model: words in files against an independent reader, quality against plain rounding.
-import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { evaluate, loadModel, quantize, type QuantizeOptions, type QuantizeReport } from '../../lib';
+import { ggufFile, type GgufTensor } from '../checkpoint/support';
 import { dequantize, floats, readTensors, relativeError, type RawTensor } from './reference';
 
 jest.setTimeout(120_000);
@@ -70,9 +71,9 @@ test('GPTQ at 3 bits is better than rounding, and close to the original at 4 bit
     await perplexity((await run({ bits: 3 })).output),
     await perplexity((await run({ bits: 4 })).output),
   ];
-  // A third of the damage of rounding is the least that GPTQ is expected to undo.
-  expect(gptq3 - original < (rounded - original) * (2 / 3)).toBe(true);
-  expect(gptq4 / original < 1.1).toBe(true);
+  // Measured 4.632 original, 5.138 rounded, 4.951 and 4.690 with GPTQ: it undoes 37 % of the damage at 3 bits; half of that must remain.
+  expect(gptq3 - original < (rounded - original) * 0.8).toBe(true);
+  expect(gptq4 / original < 1.03).toBe(true);
 });
 
 const orders: [string, Partial<QuantizeOptions>, boolean][] = [
@@ -129,4 +130,73 @@ test('abort in the middle leaves nothing behind, and the engine goes on working'
   });
   expect(await readdir(directory)).toEqual(before);
   expect((await run({ method: 'rtn', output })).linears).toHaveLength(28);
+});
+
+/** tiny-stories as llama.cpp's converter stores it: other names, q and k rows pairwise interleaved per head, vectors in F32. */
+function asGguf(): Buffer {
+  const names: Record<string, string> = {
+    'self_attn.q_proj': 'attn_q',
+    'self_attn.k_proj': 'attn_k',
+    'self_attn.v_proj': 'attn_v',
+    'self_attn.o_proj': 'attn_output',
+    'mlp.gate_proj': 'ffn_gate',
+    'mlp.up_proj': 'ffn_up',
+    'mlp.down_proj': 'ffn_down',
+    input_layernorm: 'attn_norm',
+    post_attention_layernorm: 'ffn_norm',
+  };
+  const tensors = [...dense].map(([name, tensor]): GgufTensor => {
+    const [, block, module] = /^model\.layers\.(\d+)\.(.*)\.weight$/.exec(name) ?? [];
+    const outer = name === 'model.norm.weight' ? 'output_norm.weight' : 'token_embd.weight';
+    const gguf = module === undefined ? outer : `blk.${block}.${names[module]}.weight`;
+    const dims = [...tensor.shape].reverse();
+    if (tensor.shape.length === 1) return { name: gguf, dims, type: 0, data: Buffer.from(Float32Array.from(floats(tensor)).buffer) };
+    const data = Buffer.from(tensor.bytes);
+    if (/attn_[qk]\.weight$/.test(gguf)) {
+      const [headDim, rowBytes] = [32, (tensor.shape[1] as number) * 2];
+      for (let row = 0; row < (tensor.shape[0] as number); row++) {
+        // Row i of the first half of a head goes to 2 i, row i of the second half to 2 i + 1.
+        const inHead = row % headDim;
+        const to = row - inHead + (inHead < headDim / 2 ? 2 * inHead : 2 * (inHead - headDim / 2) + 1);
+        tensor.bytes.copy(data, to * rowBytes, row * rowBytes, (row + 1) * rowBytes);
+      }
+    }
+    return { name: gguf, dims, type: 30, data };
+  });
+  return ggufFile({
+    keys: [
+      ['general.architecture', 'string', 'llama'],
+      ['llama.context_length', 'u32', 1024],
+      ['llama.embedding_length', 'u32', 128],
+      ['llama.block_count', 'u32', 4],
+      ['llama.feed_forward_length', 'u32', 384],
+      ['llama.attention.head_count', 'u32', 4],
+      ['llama.attention.head_count_kv', 'u32', 2],
+      ['llama.attention.layer_norm_rms_epsilon', 'f32', 1e-5],
+      ['llama.rope.freq_base', 'f32', 10000],
+      ['llama.rope.dimension_count', 'u32', 32],
+    ],
+    tensors,
+  });
+}
+
+test('a GGUF file gives the same checkpoint as the Hugging Face directory it was made from', async () => {
+  const model = path.join(directory, 'model.gguf');
+  await writeFile(model, asGguf());
+  const tokens = Array.from({ length: 4 }, (_, s) => Array.from({ length: 200 }, (_, i) => (s * 31 + i * 7) % 512));
+  const [fromHf, fromGguf] = [await run({ calibration: tokens }), await run({ model, calibration: tokens })];
+  expect(fromGguf.totals).toMatchObject({ parameters: fromHf.totals.parameters, quantizedParameters: fromHf.totals.quantizedParameters });
+  expect(fromGguf.model).toEqual({ name: 'model.gguf', kind: 'gguf', architecture: 'llama' });
+  const [a, b] = [readTensors(fromHf.output), readTensors(fromGguf.output)];
+  expect([...b.keys()].sort()).toEqual([...a.keys()].sort());
+  const packed = [...a.keys()].filter((name) => /\.(qweight|qzeros|scales|g_idx)$/.test(name));
+  const dense = [...a.keys()].filter((name) => !packed.includes(name));
+  expect(packed).toHaveLength(28 * 4);
+  expect(packed.filter((name) => !a.get(name)?.bytes.equals(b.get(name)?.bytes ?? Buffer.alloc(0)))).toEqual([]);
+  const values = (tensors: Map<string, RawTensor>, name: string): string => floats(tensors.get(name) as RawTensor).join();
+  expect(dense.filter((name) => values(a, name) !== values(b, name))).toEqual([]);
+  expect(await perplexity(fromHf.output)).toBeGreaterThan(1);
+  const loaded = await loadModel(fromGguf.output);
+  expect(loaded.info.parameters).toBe(fromHf.totals.parameters);
+  await loaded.dispose();
 });

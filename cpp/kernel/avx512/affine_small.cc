@@ -38,39 +38,40 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
   const QuantizedRows& x = args.x;
   const PanelLayout& layout = args.layout;
   const bool meta_f32 = w.meta_f32, zero_point = w.affine == AffineKind::kZeroPoint;
-  const size_t rows = static_cast<size_t>(x.m), quad = 4 * rows, quad3 = 3 * quad, quad5 = 5 * quad, quad7 = 7 * quad;
-  const int run = x.group / kSubBlock;
+  const size_t rows = static_cast<size_t>(x.m), quad = 4 * rows, record_bytes = layout.record_bytes, meta_bytes = layout.meta_bytes;
+  const float* offset = kHalves ? x.half_scale_sum : x.scale_sum;
+  const int32_t* bias = kHalves ? x.half_bias : x.bias;
+  const int run = x.group / kSubBlock, unit_groups = layout.paired ? 2 : 1, group_blocks = layout.group_blocks;
   for (int panel = panel0; panel < panel1; ++panel) {
     Float sums[kRows];
     LOWBIT_UNROLL(4)
     for (int i = 0; i < kRows; ++i) sums[i] = Zero();
     const int8_t* q = x.q + 4 * row0;
-    const float* scale = x.scale + row0;
-    const float* offset = (kHalves ? x.half_scale_sum : x.scale_sum) + row0;
-    const int32_t* bias = (kHalves ? x.half_bias : x.bias) + row0;
-    GroupCursor cursor = GroupAt(layout, w.data + static_cast<size_t>(panel) * w.panel_bytes, 0);
-    const uint8_t* codes = cursor.codes;
-    for (int left = layout.blocks; left > 0; left -= layout.group_blocks) {
-      Float scales[2], offsets[2];
-      LOWBIT_UNROLL(2)
-      for (int h = 0; h < (kHalves ? 2 : 1); ++h) {
-        const uint8_t* record = cursor.meta + static_cast<size_t>(h) * layout.record_bytes;
-        scales[h] = LoadScales(record, meta_f32, 0);
-        if constexpr (kOffsets) offsets[h] = LoadOffsets(record, meta_f32, zero_point, 0, scales[h]);
-      }
-      Prefetch(cursor.meta);
-      for (int blocks = left < layout.group_blocks ? left : layout.group_blocks; blocks > 0; blocks -= run) {
-        Int first[kRows], second[kRows];
-        LOWBIT_UNROLL(4)
-        for (int i = 0; i < kRows; ++i) {
-          first[i] = kOffsets ? ZeroInt() : Broadcast4(bias + i);
-          second[i] = kHalves && !kOffsets ? Broadcast4(bias + rows + i) : ZeroInt();
+    size_t record_of_x = static_cast<size_t>(row0), half_of_x = record_of_x;  // index into scale; into offset and bias for halves
+    const uint8_t* codes = w.data + static_cast<size_t>(panel) * w.panel_bytes;
+    for (int left = layout.blocks, left_in_run = run; left > 0;) {
+      const uint8_t* record = codes;
+      codes += meta_bytes;
+      Prefetch(record);
+      for (int group = unit_groups; group > 0 && left > 0; --group, record += record_bytes) {
+        Float scales[2], offsets[2];
+        LOWBIT_UNROLL(2)
+        for (int h = 0; h < (kHalves ? 2 : 1); ++h) {
+          const uint8_t* at = record + static_cast<size_t>(h) * record_bytes;
+          scales[h] = LoadScales(at, meta_f32, 0);
+          if constexpr (kOffsets) offsets[h] = LoadOffsets(at, meta_f32, zero_point, 0, scales[h]);
         }
-        int b = blocks < run ? blocks : run;
+        int blocks = left < group_blocks ? left : group_blocks;
+        left -= blocks;
         do {
-          const int8_t* at[8] = {q, q + quad, q + 2 * quad, q + quad3, q + 4 * quad, q + quad5, q + 2 * quad3, q + quad7};
           LOWBIT_UNROLL(8)
           for (int line = 0; line < kBits; ++line) Prefetch(codes + 64 * line);
+          Int first[kRows], second[kRows];
+          LOWBIT_UNROLL(4)
+          for (int i = 0; i < kRows; ++i) first[i] = second[i] = ZeroInt();
+          const int8_t* q3 = q + 3 * quad;  // every quad is one addressing mode away from q, q3 or q6
+          const int8_t* q6 = q3 + 3 * quad;
+          const int8_t* at[8] = {q, q + quad, q + 2 * quad, q3, q + 4 * quad, q3 + 2 * quad, q6, q3 + 4 * quad};
           LOWBIT_UNROLL(8)
           for (int t = 0; t < 8; ++t) {
             const Int weights = Quad<kBits>(codes, t);
@@ -81,23 +82,28 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
             }
           }
           codes += 64 * kBits;
-          q += 8 * quad;
-        } while (--b > 0);
-        LOWBIT_UNROLL(4)
-        for (int i = 0; i < kRows; ++i) {
-          const Float factor = Set(scale[i]);
-          if constexpr (kTwoChains) first[i] = AddInt(first[i], second[i]);
-          sums[i] = Fma(ToFloat(first[i]), Mul(scales[0], factor), sums[i]);
-          if constexpr (kHalves) sums[i] = Fma(ToFloat(second[i]), Mul(scales[1], factor), sums[i]);
-          if constexpr (kOffsets) sums[i] = Fma(offsets[0], Set(offset[i]), sums[i]);
-          if constexpr (kOffsets && kHalves) sums[i] = Fma(offsets[1], Set(offset[rows + static_cast<size_t>(i)]), sums[i]);
-        }
-        scale += rows;
-        offset += kHalves ? 2 * rows : rows;
-        bias += kHalves ? 2 * rows : rows;
+          q = q6 + 2 * quad;
+          const bool run_ends = --left_in_run == 0 || blocks == 1;
+          LOWBIT_UNROLL(4)
+          for (int i = 0; i < kRows; ++i) {
+            const size_t lane = static_cast<size_t>(i);
+            const Float factor = Set(x.scale[record_of_x + lane]);
+            if constexpr (kTwoChains) first[i] = AddInt(first[i], second[i]);
+            // the corrections for a whole activation group, once
+            if (!kOffsets && run_ends) first[i] = AddInt(first[i], Broadcast4(bias + half_of_x + lane));
+            if (!kOffsets && kHalves && run_ends) second[i] = AddInt(second[i], Broadcast4(bias + half_of_x + rows + lane));
+            sums[i] = Fma(ToFloat(first[i]), Mul(scales[0], factor), sums[i]);
+            if constexpr (kHalves) sums[i] = Fma(ToFloat(second[i]), Mul(scales[1], factor), sums[i]);
+            if (kOffsets && run_ends) sums[i] = Fma(offsets[0], Set(offset[half_of_x + lane]), sums[i]);
+            if (kOffsets && kHalves && run_ends) sums[i] = Fma(offsets[1], Set(offset[half_of_x + rows + lane]), sums[i]);
+          }
+          if (run_ends) {
+            record_of_x += rows;
+            half_of_x += kHalves ? 2 * rows : rows;
+            left_in_run = run;
+          }
+        } while (--blocks > 0);
       }
-      NextGroup(layout, codes, cursor);
-      codes = cursor.codes;
     }
     const int columns = w.n - panel * kPanelRows;
     const __mmask16 mask = columns >= kPanelRows ? static_cast<__mmask16>(0xffff) : Mask(First{columns});

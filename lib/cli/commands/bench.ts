@@ -20,7 +20,10 @@ export function benchCommand(command: Command, io: () => Io): void {
       .option('--generate-tokens <n>', 'tokens generated per run', parseNumber, 64)
       .option('-r, --repeats <n>', 'measured runs', parseNumber, 5),
   )
-    .addHelpText('after', examples('lowbit bench ./model', 'lowbit bench ./model --prompt-tokens 128 --generate-tokens 32 --threads 1 --repeats 10 --json'))
+    .addHelpText(
+      'after',
+      examples('lowbit bench ./model', 'lowbit bench ./model --prompt-tokens 128 --generate-tokens 32 --threads 1 --repeats 10 --json'),
+    )
     .action((model: string, flags: Flags) => run(io(), model, flags));
 }
 
@@ -56,7 +59,9 @@ async function run(io: Io, path: string, flags: Flags): Promise<void> {
     const { isa, threads } = model.info;
     const line = (name: string, tokens: number, rates: readonly number[]): string =>
       `${name.padEnd(10)} ${String(tokens).padStart(6)} tokens ${median(rates).toFixed(1).padStart(10)} tok/s  (${Math.min(...rates).toFixed(1)} to ${Math.max(...rates).toFixed(1)})\n`;
-    io.out(`${path}: ${model.architecture}, ${model.info.bitsPerWeight.toFixed(2)} bits per weight, ${isa}, ${threads} threads, ${flags.precision} path\n`);
+    io.out(
+      `${path}: ${model.architecture}, ${model.info.bitsPerWeight.toFixed(2)} bits per weight, ${isa}, ${threads} threads, ${flags.precision} path\n`,
+    );
     io.out(line('prompt', promptTokens, prefill) + line('generation', generateTokens, decode));
     io.result({
       prompt_tokens: promptTokens,
@@ -73,7 +78,12 @@ async function run(io: Io, path: string, flags: Flags): Promise<void> {
 }
 
 /** One run from an empty context. The first token belongs to the prompt's time, so one more than measured is generated. */
-async function measure(context: Context, prompt: Int32Array, generate: number, signal: AbortSignal): Promise<{ prefill: number; decode: number }> {
+async function measure(
+  context: Context,
+  prompt: Int32Array,
+  generate: number,
+  signal: AbortSignal,
+): Promise<{ prefill: number; decode: number }> {
   await context.reset();
   const stream = context.generateTokens(prompt, { maxTokens: generate + 1, ignoreEos: true, signal });
   for await (const _token of stream); // only the timing counts
@@ -83,7 +93,9 @@ async function measure(context: Context, prompt: Int32Array, generate: number, s
 
 function within(option: string, value: number, max: number): void {
   if (Number.isInteger(value) && value >= 1 && value <= max) return;
-  throw new LowbitError('INVALID_ARGUMENT', `Expected integer between 1 and ${max} for ${option} but received ${value} of type number`, { option });
+  throw new LowbitError('INVALID_ARGUMENT', `Expected integer between 1 and ${max} for ${option} but received ${value} of type number`, {
+    option,
+  });
 }
 
 export function median(values: readonly number[]): number {

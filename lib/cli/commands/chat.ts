@@ -4,7 +4,16 @@ import type { Command } from 'commander';
 import { ChatSession, LowbitError } from '../../index';
 import type { Io } from '../io';
 import { defined, parseNumber } from '../parse';
-import { type RunOptions, type SamplingFlags, addRunOptions, addSamplingOptions, examples, modelKeys, samplingOptions, withModel } from '../runtime';
+import {
+  type RunOptions,
+  type SamplingFlags,
+  addRunOptions,
+  addSamplingOptions,
+  examples,
+  modelKeys,
+  samplingOptions,
+  withModel,
+} from '../runtime';
 
 interface Flags extends RunOptions, SamplingFlags {
   readonly system?: string;
@@ -24,7 +33,13 @@ export function chatCommand(command: Command, io: () => Io, interrupt: () => voi
       'until the model ends its answer',
     ),
   )
-    .addHelpText('after', examples('lowbit chat ./model --system "Answer in one sentence."', 'lowbit chat ./model --prompt "Why is the sky blue?" --max-tokens 100 --json'))
+    .addHelpText(
+      'after',
+      examples(
+        'lowbit chat ./model --system "Answer in one sentence."',
+        'lowbit chat ./model --prompt "Why is the sky blue?" --max-tokens 100 --json',
+      ),
+    )
     .action((model: string, flags: Flags) => run(io(), model, flags, interrupt));
 }
 
@@ -68,7 +83,7 @@ async function converse(io: Io, chat: ChatSession, ask: (question: string) => Pr
       const question = line.trim();
       if (question === '/exit') break;
       if (question === '/reset') chat.reset();
-      else if (question !== '') await ask(question).catch((error: unknown) => (terminal ? explain(io, error) : Promise.reject(error)));
+      else if (question !== '') await (terminal ? ask(question).catch((error: unknown) => explain(io, error)) : ask(question));
       if (terminal) lines.prompt();
     }
   } finally {

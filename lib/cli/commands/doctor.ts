@@ -28,7 +28,8 @@ async function run(io: Io): Promise<void> {
     freeMemory: os.freemem(),
   };
   const engine = engineOrError();
-  const test: SelfTest = engine instanceof LowbitError ? { ok: false, message: 'not run: there is no engine', seconds: 0 } : await selfTest(io.signal);
+  const test: SelfTest =
+    engine instanceof LowbitError ? { ok: false, message: 'not run: there is no engine', seconds: 0 } : await selfTest(io.signal);
   const ok = !(engine instanceof LowbitError) && test.ok;
   io.out(`${tables(machine, engine, test)}\n${ok ? 'Everything works.' : 'Something is wrong, see above.'}\n`);
   const described = engine instanceof LowbitError ? { error: { code: engine.code, message: engine.message } } : engine;
@@ -47,11 +48,15 @@ function engineOrError(): EngineInfo | LowbitError {
 
 /** What a container allows, if that is less than the machine has. */
 function memoryLimit(): number {
-  const limit = process.constrainedMemory?.() ?? 0;
+  const limit = process.constrainedMemory();
   return limit > 0 ? Math.min(limit, os.totalmem()) : os.totalmem();
 }
 
-function tables(machine: { version: string; node: string; platform: string; arch: string; release: string; totalMemory: number; freeMemory: number }, engine: EngineInfo | LowbitError, test: SelfTest): string {
+function tables(
+  machine: { version: string; node: string; platform: string; arch: string; release: string; totalMemory: number; freeMemory: number },
+  engine: EngineInfo | LowbitError,
+  test: SelfTest,
+): string {
   const plain = { style: { head: [], border: [] } };
   const facts = new Table({ ...plain, colWidths: [18, 100], wordWrap: true });
   facts.push(
@@ -69,6 +74,7 @@ function tables(machine: { version: string; node: string; platform: string; arch
     ['self-test', `${test.message} (${test.seconds.toFixed(2)} s)`],
   );
   const sets = new Table({ ...plain, head: ['instruction set', 'usable', 'why'], colWidths: [18, 10, 89], wordWrap: true });
-  for (const { name, usable, reason } of engine.isa) sets.push([name, usable ? 'yes' : 'no', reason || (name === engine.chosenIsa ? 'runs' : 'not chosen')]);
+  for (const { name, usable, reason } of engine.isa)
+    sets.push([name, usable ? 'yes' : 'no', reason || (name === engine.chosenIsa ? 'runs' : 'not chosen')]);
   return `${facts.toString()}\n${sets.toString()}`;
 }

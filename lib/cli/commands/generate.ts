@@ -3,7 +3,16 @@ import type { Command } from 'commander';
 import { LowbitError } from '../../index';
 import type { Io } from '../io';
 import { collect, defined, parseNumber, readText } from '../parse';
-import { type RunOptions, type SamplingFlags, addRunOptions, addSamplingOptions, examples, modelKeys, samplingOptions, withModel } from '../runtime';
+import {
+  type RunOptions,
+  type SamplingFlags,
+  addRunOptions,
+  addSamplingOptions,
+  examples,
+  modelKeys,
+  samplingOptions,
+  withModel,
+} from '../runtime';
 
 interface Flags extends RunOptions, SamplingFlags {
   readonly prompt?: string;
@@ -28,7 +37,13 @@ export function generateCommand(command: Command, io: () => Io): void {
       String(defaultMaxTokens),
     ),
   )
-    .addHelpText('after', examples('lowbit generate ./model --prompt "Once upon a time" --max-tokens 64', 'lowbit generate ./model -p "Dear" --temperature 0.8 --top-p 0.95 --seed 1 --stop "." --json'))
+    .addHelpText(
+      'after',
+      examples(
+        'lowbit generate ./model --prompt "Once upon a time" --max-tokens 64',
+        'lowbit generate ./model -p "Dear" --temperature 0.8 --top-p 0.95 --seed 1 --stop "." --json',
+      ),
+    )
     .action((model: string, flags: Flags) => run(io(), model, flags));
 }
 
@@ -40,7 +55,12 @@ async function run(io: Io, path: string, flags: Flags): Promise<void> {
   await withModel(io, path, flags, async (model, loadMs) => {
     const context = await model.createContext(defined({ contextSize: flags.context }));
     const start = performance.now();
-    const stream = context.generate(prompt, { maxTokens: defaultMaxTokens, ...samplingOptions(flags), ...defined({ stop: flags.stop }), signal: io.signal });
+    const stream = context.generate(prompt, {
+      maxTokens: defaultMaxTokens,
+      ...samplingOptions(flags),
+      ...defined({ stop: flags.stop }),
+      signal: io.signal,
+    });
     let text = '';
     for await (const piece of stream) {
       text += piece;

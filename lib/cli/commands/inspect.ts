@@ -37,7 +37,11 @@ function tables(model: InspectResult): string {
     ['bits per weight', model.bitsPerWeight.toFixed(3)],
     ['tokenizer, chat template', `${yes(model.hasTokenizer)}, ${yes(model.hasChatTemplate)}`],
   );
-  const types = new Table({ ...plain, head: ['tensor type', 'tensors', 'elements', 'bytes'], colAligns: ['left', 'right', 'right', 'right'] });
+  const types = new Table({
+    ...plain,
+    head: ['tensor type', 'tensors', 'elements', 'bytes'],
+    colAligns: ['left', 'right', 'right', 'right'],
+  });
   for (const { dtype, tensors, elements, bytes } of model.tensorTypes) {
     types.push([dtype, tensors, elements.toLocaleString('en'), bytes.toLocaleString('en')]);
   }

@@ -20,7 +20,13 @@ export function perplexityCommand(command: Command, io: () => Io): void {
       .option('-c, --context <tokens>', 'tokens per chunk (default: 512)', parseNumber)
       .option('--chunks <n>', 'chunks to evaluate, from the start (default: all)', parseNumber),
   )
-    .addHelpText('after', examples('lowbit perplexity ./model --text wiki.test.raw', 'lowbit perplexity ./model --text wiki.test.raw --context 512 --chunks 24 --precision exact --json'))
+    .addHelpText(
+      'after',
+      examples(
+        'lowbit perplexity ./model --text wiki.test.raw',
+        'lowbit perplexity ./model --text wiki.test.raw --context 512 --chunks 24 --precision exact --json',
+      ),
+    )
     .action((model: string, flags: Flags) => run(io(), model, flags));
 }
 

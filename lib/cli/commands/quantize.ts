@@ -67,7 +67,8 @@ async function run(io: Io, model: string, flags: Flags): Promise<void> {
     ...(calibration === undefined ? {} : { calibration: { file: calibration } }),
     ...(dynamic === undefined ? {} : { dynamic: camelCaseRules(dynamic) }),
     signal: io.signal,
-    onProgress: ({ phase, fraction, block, blocks }) => progress.update(fraction, block < 0 ? phase : `${phase}, block ${block + 1} of ${blocks}`),
+    onProgress: ({ phase, fraction, block, blocks }) =>
+      progress.update(fraction, block < 0 ? phase : `${phase}, block ${block + 1} of ${blocks}`),
   } as QuantizeOptions; // quantize() checks every value
   const report = await quantize(options).finally(() => progress.end());
   const { totals, calibration: data } = report;
