@@ -3,7 +3,8 @@
  *
  * Values live in buffers: row-major f32 matrices [rows, width], one row per token. An op reads and writes views, column
  * ranges of a buffer. Fused projections are therefore only views: a fused qkv weight writes one wide buffer whose
- * thirds the following ops read, and three separate weights may write the same three ranges.
+ * thirds the following ops read, and three separate weights may write the same three ranges. `rms_norm`, `glu` and `add` may
+ * write onto one of the views they read; `linear` and `attention` may not.
  */
 
 /** Columns [offset, offset + width) of a buffer. */

@@ -23,7 +23,7 @@ export type { SolveSettings } from './settings';
 export type { LinearReport, QuantizeReport } from './report';
 
 /**
- * Quantises the decoder linears of a model and writes a Hugging Face GPTQ checkpoint, which lowbit, GPTQModel, transformers and vLLM load.
+ * Quantises the decoder linears of a model and writes a Hugging Face GPTQ checkpoint, the layout that GPTQModel, transformers and vLLM read.
  *
  * @example
  * const report = await quantize({ model: 'path/to/model', output: 'model-4bit', calibration: { file: 'text.txt' } });

@@ -193,14 +193,13 @@ function isChat(sample: unknown): boolean {
   return Array.isArray(sample) && sample.length > 0 && sample.every(isMessage);
 }
 
-/** One error for all problems: thrown as it is when alone, otherwise listed, with the common code or INVALID_ARGUMENT. */
-export function throwProblems(problems: readonly LowbitError[]): void {
-  const first = problems[0];
-  if (first === undefined) return;
-  if (problems.length === 1) throw first;
-  const code = problems.every((problem) => problem.code === first.code) ? first.code : 'INVALID_ARGUMENT';
+/** One error for all problems (at least one): the problem itself when it is alone, otherwise a list, with the common code or INVALID_ARGUMENT. */
+export function joinProblems(problems: readonly LowbitError[]): LowbitError {
+  const [first, ...more] = problems as readonly [LowbitError, ...LowbitError[]];
+  if (more.length === 0) return first;
+  const code = more.every((problem) => problem.code === first.code) ? first.code : 'INVALID_ARGUMENT';
   const list = problems.map((problem) => `- ${problem.message}`).join('\n');
-  throw new LowbitError(code, `quantize cannot start, ${problems.length} problems:\n${list}`, {
+  return new LowbitError(code, `quantize cannot start, ${problems.length} problems:\n${list}`, {
     problems: problems.map(({ code, message, details }) => ({ code, message, ...details })),
   });
 }

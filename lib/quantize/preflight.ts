@@ -12,7 +12,7 @@ import { buildPlan, modelSummary, quantizableWeights } from '../models';
 import { Tokenizer } from '../tokenizer';
 import { calibrationSamples, type CalibrationSamples, type CalibrationTokenizer } from './calibration';
 import { checkpointFormat, listed, packedBytes, selectTargets, shortGroups, type CheckpointFormat, type Selection } from './layout';
-import { resolveOptions, throwProblems, type ResolvedOptions } from './options';
+import { joinProblems, resolveOptions, type ResolvedOptions } from './options';
 import { findSideFiles, type SideFile } from './sidefiles';
 import { denseTensors, type DenseTensor } from './write';
 
@@ -36,24 +36,18 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const problems: LowbitError[] = [];
   const options = resolveOptions(given, problems);
   const checkpoint = await collect(problems, async () => openModel(given, options));
-  if (options === undefined || checkpoint === undefined) {
-    throwProblems(problems);
-    throw new LowbitError('INTERNAL', 'quantize found a problem but did not say which');
-  }
+  if (options === undefined || checkpoint === undefined) throw joinProblems(problems);
   await collect(problems, () => checkOutput(options, checkpoint));
   const plan = await collect(problems, async () => planOf(checkpoint));
   const sideFiles = await collect(problems, () => findSideFiles(checkpoint));
-  if (plan === undefined || sideFiles === undefined) {
-    throwProblems(problems);
-    throw new LowbitError('INTERNAL', 'quantize found a problem but did not say which');
-  }
+  if (plan === undefined || sideFiles === undefined) throw joinProblems(problems);
   const candidates = quantizableWeights(plan).flatMap(({ weights }) => weights);
   const selection = selectTargets(plan, candidates, options.settings, options.dynamic, problems);
   const samples = await collect(problems, async () => samplesOf(options, checkpoint, plan));
   const dense = denseTensors(checkpoint, plan, selection.targets);
   const targets = [...selection.targets.values()];
   await collect(problems, () => checkSpace(options, outputBytes(targets.map(packedBytes), dense, sideFiles)));
-  throwProblems(problems);
+  if (problems.length > 0) throw joinProblems(problems);
   const { parameters, storedBytes } = modelSummary(plan, checkpoint);
   return {
     options,

@@ -87,6 +87,11 @@ Result<Part> PackAndCompare(const Layer& layer, const RowMap& map = {}) {
       wrong += WeightAt(part.value().view, i, j) != layer.Weight(map.empty() ? i : map[size_t(i)], order.empty() ? j : order[size_t(j)]);
     }
   }
+  // padding rows of the last panel and padding columns of the last sub-block
+  for (int i = 0; i < (layer.n + 15) / 16 * 16; ++i) {
+    for (int j = 0; j < (layer.k + 31) / 32 * 32; ++j) wrong += (i >= layer.n || j >= layer.k) && CodeAt(part.value().view, i, j) != 0;
+    for (int j = 0; i >= layer.n && j < layer.k; ++j) wrong += WeightAt(part.value().view, i, j) != 0;
+  }
   EXPECT(wrong == 0);
   return part;
 }

@@ -26,6 +26,13 @@ struct TileArgs {
   bool add;
 };
 
+// Stands for the corrections of sub-blocks that have none.
+struct Zeros {
+  int32_t bias[avx512::kGemmTile];
+  float offset[avx512::kGemmTile];
+};
+constexpr Zeros kZeros = {};
+
 template <int kRows, int kPanels, bool kOffsets, bool kHalves>
 void Tile(const TileArgs& args) {
   constexpr int kFlushes = kHalves ? 2 : 1, kQuads = 8 / kFlushes;
@@ -45,44 +52,48 @@ void Tile(const TileArgs& args) {
   const float* scale = args.scale;
   const float* offset = args.offset;
   const int32_t* bias = args.bias;
-  for (int blocks = args.blocks; blocks > 0; blocks -= args.run) {
+  for (int block = args.blocks, left_in_run = args.run; block > 0; --block) {
+    // the corrections for a whole activation group go with its first sub-block
+    const bool starts = left_in_run == args.run;
     LOWBIT_UNROLL(2)
     for (int flush = 0; flush < kFlushes; ++flush) {
+      const int32_t* start = starts ? bias + flush * kRows : kZeros.bias;
       Int dots[kRows][kPanels];
       LOWBIT_UNROLL(6)
       for (int i = 0; i < kRows; ++i) {
         LOWBIT_UNROLL(2)
-        for (int p = 0; p < kPanels; ++p) dots[i][p] = kOffsets ? ZeroInt() : Broadcast4(bias + i);
+        for (int p = 0; p < kPanels; ++p) dots[i][p] = kOffsets ? ZeroInt() : Broadcast4(start + i);
       }
-      int b = blocks < args.run ? blocks : args.run;
-      do {
-        LOWBIT_UNROLL(8)
-        for (int t = 0; t < kQuads; ++t, codes += 64 * kPanels, q += 4 * kRows) {
-          Int weights[kPanels];
+      LOWBIT_UNROLL(8)
+      for (int t = 0; t < kQuads; ++t, codes += 64 * kPanels, q += 4 * kRows) {
+        Int weights[kPanels];
+        LOWBIT_UNROLL(2)
+        for (int p = 0; p < kPanels; ++p) weights[p] = LoadLine(codes + 64 * p);
+        LOWBIT_UNROLL(6)
+        for (int i = 0; i < kRows; ++i) {
+          const Int x = Broadcast4(q + 4 * i);
           LOWBIT_UNROLL(2)
-          for (int p = 0; p < kPanels; ++p) weights[p] = LoadLine(codes + 64 * p);
-          LOWBIT_UNROLL(6)
-          for (int i = 0; i < kRows; ++i) {
-            const Int x = Broadcast4(q + 4 * i);
-            LOWBIT_UNROLL(2)
-            for (int p = 0; p < kPanels; ++p) dots[i][p] = _mm512_dpbusd_epi32(dots[i][p], weights[p], x);
-          }
+          for (int p = 0; p < kPanels; ++p) dots[i][p] = _mm512_dpbusd_epi32(dots[i][p], weights[p], x);
         }
-      } while (--b > 0);
+      }
+      const float* record = lines + flush * 16 * kPanels * (kOffsets ? 2 : 1);
+      const float* correction = starts ? offset + flush * kRows : kZeros.offset;
       LOWBIT_UNROLL(6)
       for (int i = 0; i < kRows; ++i) {
         const Float factor = Set(scale[i]);
         LOWBIT_UNROLL(2)
         for (int p = 0; p < kPanels; ++p) {
-          sums[i][p] = Fma(Mul(ToFloat(dots[i][p]), Load(lines + 16 * p)), factor, sums[i][p]);
-          if constexpr (kOffsets) sums[i][p] = Fma(Load(lines + 16 * (kPanels + p)), Set(offset[i]), sums[i][p]);
+          sums[i][p] = Fma(ToFloat(dots[i][p]), Mul(Load(record + 16 * p), factor), sums[i][p]);
+          if constexpr (kOffsets) sums[i][p] = Fma(Load(record + 16 * (kPanels + p)), Set(correction[i]), sums[i][p]);
         }
       }
-      lines += 16 * kPanels * (kOffsets ? 2 : 1);
-      offset += kRows;
-      bias += kRows;
     }
+    if (--left_in_run > 0) continue;
+    left_in_run = args.run;
+    lines += 16 * kPanels * ScaleLines(kOffsets, kHalves);
     scale += kRows;
+    offset += kRows * kFlushes;
+    bias += kRows * kFlushes;
   }
   LOWBIT_UNROLL(6)
   for (int i = 0; i < kRows; ++i) {
