@@ -47,9 +47,9 @@ const KernelTable* Table(Isa isa) {
 
 }  // namespace
 
-// Always 32. A first token's massive activations are hundreds of times larger than their neighbours; one scale over 128
-// columns would round most of those neighbours to zero, for every weight format alike. A larger group would only save
-// one multiplication per sub-block in prefill.
+// Always 32, chosen for accuracy: the massive activations of a first token set the scale of their whole group, and the wider
+// the group, the more neighbours one of them rounds to zero, whatever the weight format. Wider groups would save prefill
+// the scaling of each sub-block.
 int ActivationGroup(const PackedView&) { return kSubBlock; }
 
 std::vector<KernelCandidate> KernelCandidates() {

@@ -1,7 +1,7 @@
 // part/gguf_blocks: GGUF quantised blocks -> affine panels (packed.h), and to plain floats.
 // Every block type here is an affine grid: w = scale * (code - 2^(bits-1)) or w = scale * code + minimum per 16 or 32 columns.
 // K-quants (256 columns) store 4 to 8 bit multipliers of one f16 scale; the product is formed here, once, in f32, where it is
-// exact (11 + 8 bits), and so is scale * code (at most 22 bits): packing loses nothing.
+// exact (11 + 8 bits), and so is scale * code (at most 23 bits): packing loses nothing.
 // Block layouts: GGUF v3, docs/formats.md. d and dmin are f16, little endian; "low nibbles" = value & 15.
 #include <cmath>
 #include <cstring>

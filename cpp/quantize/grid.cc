@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kCandidates = 80;        // int(maxshrink * grid) of the reference: 0.8 * 100
 constexpr int kCheck = 16;             // columns between looks at whether a candidate can still win
+constexpr float kExact = 1e-30f;       // sums up to this are the residue of Power at zero: every weight is on the grid
 constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it rounds to an integer, half to even
 
 float RoundHalfEven(float x) { return (x + kRound) - kRound; }
@@ -105,7 +106,7 @@ void SearchRange(const float* tile, int columns, const GridRule& rule, const flo
     }
     if (!alive) continue;
     for (int r = 0; r < kGridRows; ++r) {
-      const float total = error[r] * weight[r];
+      const float total = error[r] > kExact ? error[r] * weight[r] : 0.0f;
       const bool better = total < best[r];
       best[r] = better ? total : best[r];
       scale[r] = better ? s[r] : scale[r];

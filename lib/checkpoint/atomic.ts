@@ -26,7 +26,11 @@ export interface AtomicDirectoryOptions {
  * @returns what `write` returns
  * @throws {LowbitError} INVALID_ARGUMENT when the output is a file or a non-empty directory, IO, CANCELLED, and what `write` throws
  */
-export async function withAtomicDirectory<T>(output: string, write: (directory: string) => Promise<T>, options: AtomicDirectoryOptions = {}): Promise<T> {
+export async function withAtomicDirectory<T>(
+  output: string,
+  write: (directory: string) => Promise<T>,
+  options: AtomicDirectoryOptions = {},
+): Promise<T> {
   if (typeof output !== 'string' || output === '') throw invalidArgument('output', 'path of a directory', output);
   const checkAborted = (): void => {
     if (options.signal?.aborted) throw new LowbitError('CANCELLED', 'The operation was aborted', {}, { cause: options.signal.reason });
@@ -75,14 +79,22 @@ async function checkReplaceable(target: string, overwrite: boolean): Promise<voi
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
     if (code === 'ENOENT') return;
-    if (code === 'ENOTDIR') throw new LowbitError('INVALID_ARGUMENT', `The output ${target} is a file: choose a directory`, { option: 'output', file: target });
+    if (code === 'ENOTDIR')
+      throw new LowbitError('INVALID_ARGUMENT', `The output ${target} is a file, or lies in one: choose a directory`, {
+        option: 'output',
+        file: target,
+      });
     throw ioError('read', target, cause);
   }
   if (names.length > 0 && !overwrite) {
-    throw new LowbitError('INVALID_ARGUMENT', `The output ${target} exists and is not empty: choose another directory, or set overwrite to true to replace it`, {
-      option: 'output',
-      file: target,
-    });
+    throw new LowbitError(
+      'INVALID_ARGUMENT',
+      `The output ${target} exists and is not empty: choose another directory, or set overwrite to true to replace it`,
+      {
+        option: 'output',
+        file: target,
+      },
+    );
   }
 }
 

@@ -23,8 +23,10 @@ const ADVICE: Readonly<Record<string, string>> = {
 /** IO: "Cannot <action> <file>: <what to do>". Other LowbitErrors pass unchanged. */
 export function ioError(action: string, file: string, cause: unknown): LowbitError {
   if (cause instanceof LowbitError) return cause;
-  const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
-  const advice = (Object.hasOwn(ADVICE, code) ? ADVICE[code] : undefined) ?? (cause instanceof Error ? cause.message : String(cause));
+  // Not by instanceof: errors of the operating system may come from another realm.
+  const { code: errno, message } = (cause ?? {}) as { readonly code?: unknown; readonly message?: unknown };
+  const code = typeof errno === 'string' ? errno : '';
+  const advice = (Object.hasOwn(ADVICE, code) ? ADVICE[code] : undefined) ?? String(message ?? cause);
   return new LowbitError('IO', `Cannot ${action} ${file}: ${advice}`, { file, errno: code }, { cause });
 }
 
@@ -57,7 +59,8 @@ export async function readExactly(handle: FileHandle, file: string, offset: numb
   let done = 0;
   while (done < length) {
     const { bytesRead } = await handle.read(buffer, done, length - done, offset + done);
-    if (bytesRead === 0) throw corruptFile(file, `the file ends at byte ${offset + done}, inside a part of ${length} bytes: it is truncated`);
+    if (bytesRead === 0)
+      throw corruptFile(file, `the file ends at byte ${offset + done}, inside a part of ${length} bytes: it is truncated`);
     done += bytesRead;
   }
   return buffer;
@@ -72,7 +75,8 @@ export function readSmallSync(file: string, offset: number, length: number): Buf
       let done = 0;
       while (done < length) {
         const count = fs.readSync(descriptor, buffer, done, length - done, offset + done);
-        if (count === 0) throw corruptFile(file, `the file ends at byte ${offset + done}, inside a part of ${length} bytes: it is truncated`);
+        if (count === 0)
+          throw corruptFile(file, `the file ends at byte ${offset + done}, inside a part of ${length} bytes: it is truncated`);
         done += count;
       }
     } finally {

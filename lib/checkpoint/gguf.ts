@@ -24,10 +24,14 @@ export async function openGguf(file: string, checkAborted: () => void): Promise<
     const index = indexByName(header.tensors, [file]);
     const architecture = metadata.required('general.architecture', metadata.string('general.architecture'));
     if (!isGgufArchitecture(architecture)) {
-      throw new LowbitError('UNSUPPORTED', `${file} holds a model of the architecture "${architecture}"; this version knows ${GGUF_ARCHITECTURES.join(', ')}`, {
-        file,
-        architecture,
-      });
+      throw new LowbitError(
+        'UNSUPPORTED',
+        `${file} holds a model of the architecture "${architecture}"; this version knows ${GGUF_ARCHITECTURES.join(', ')}`,
+        {
+          file,
+          architecture,
+        },
+      );
     }
     const find = (name: string): number | undefined => index.get(name);
     const shapeOf = (name: string): readonly number[] | undefined => header.tensors[find(name) ?? -1]?.shape;
@@ -56,8 +60,13 @@ export async function openGguf(file: string, checkAborted: () => void): Promise<
 }
 
 /** Doubles the piece until the header fits: the length is only known once it is parsed. */
-async function readHeader(file: string, size: number, checkAborted: () => void, read: (length: number) => Promise<Buffer>): Promise<GgufHeader> {
-  for (let length = Math.min(size, FIRST_PIECE); ; ) {
+async function readHeader(
+  file: string,
+  size: number,
+  checkAborted: () => void,
+  read: (length: number) => Promise<Buffer>,
+): Promise<GgufHeader> {
+  for (let length = Math.min(size, FIRST_PIECE); ;) {
     const parsed = parseGgufHeader(await read(length), size, HEADER_LIMIT, file);
     if (!(parsed instanceof NeedMoreBytes)) return parsed;
     checkAborted();
@@ -66,14 +75,24 @@ async function readHeader(file: string, size: number, checkAborted: () => void, 
 }
 
 /** A small F32 tensor as numbers. */
-async function readFloats(tensor: TensorEntry, limit: number, file: string, read: (offset: number, length: number) => Promise<Buffer>): Promise<readonly number[]> {
+async function readFloats(
+  tensor: TensorEntry,
+  limit: number,
+  file: string,
+  read: (offset: number, length: number) => Promise<Buffer>,
+): Promise<readonly number[]> {
   if (tensor.dtype !== 'F32' || tensor.bytes > 4 * limit) {
-    throw corruptFile(file, `expected at most ${limit} F32 values in the tensor "${tensor.name}" but found ${tensor.dtype} [${tensor.shape.join(', ')}]`, {
-      tensor: tensor.name,
-    });
+    throw corruptFile(
+      file,
+      `expected at most ${limit} F32 values in the tensor "${tensor.name}" but found ${tensor.dtype} [${tensor.shape.join(', ')}]`,
+      {
+        tensor: tensor.name,
+      },
+    );
   }
   const bytes = await read(tensor.offset, tensor.bytes);
   const values = Array.from({ length: tensor.bytes / 4 }, (_, i) => bytes.readFloatLE(4 * i));
-  if (!values.every((value) => value > 0 && Number.isFinite(value))) throw corruptFile(file, `the tensor "${tensor.name}" holds a rotary factor that is not above 0`, { tensor: tensor.name });
+  if (!values.every((value) => value > 0 && Number.isFinite(value)))
+    throw corruptFile(file, `the tensor "${tensor.name}" holds a rotary factor that is not above 0`, { tensor: tensor.name });
   return values;
 }

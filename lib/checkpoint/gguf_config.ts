@@ -52,7 +52,8 @@ export async function configFromGguf(architecture: GgufArchitecture, metadata: G
   const layers = reader.required('block_count', reader.integer('block_count'));
   const headDim = reader.headDim(hidden, heads);
   const embedding = tensors.shapeOf('token_embd.weight');
-  if (embedding === undefined) throw corruptFile(metadata.file, 'the tensor "token_embd.weight" is missing', { tensor: 'token_embd.weight' });
+  if (embedding === undefined)
+    throw corruptFile(metadata.file, 'the tensor "token_embd.weight" is missing', { tensor: 'token_embd.weight' });
   return {
     architectures: [family.className],
     model_type: family.modelType,
@@ -67,7 +68,7 @@ export async function configFromGguf(architecture: GgufArchitecture, metadata: G
     rms_norm_eps: reader.required('attention.layer_norm_rms_epsilon', reader.number('attention.layer_norm_rms_epsilon')),
     tie_word_embeddings: tensors.shapeOf('output.weight') === undefined,
     ...family.activation,
-    ...biases(tensors),
+    ...biases(architecture, tensors),
     ...(await rope(reader, headDim, tensors)),
     ...attention(architecture, reader, { hidden, heads, layers, headDim, window }),
     ...tokenIds(metadata),
@@ -114,11 +115,11 @@ function tokenIds(metadata: GgufMetadata): JsonObject {
   return ids;
 }
 
-function biases(tensors: GgufTensors): JsonObject {
-  return {
-    attention_bias: tensors.shapeOf('blk.0.attn_output.bias') !== undefined,
-    mlp_bias: tensors.shapeOf('blk.0.ffn_down.bias') !== undefined,
-  };
+/** Qwen2 and Phi-3 have no such settings: their biases are fixed by the architecture. */
+function biases(architecture: GgufArchitecture, tensors: GgufTensors): JsonObject {
+  if (architecture === 'qwen2' || architecture === 'phi3') return {};
+  const has = (name: string): boolean => tensors.shapeOf(`blk.0.${name}.bias`) !== undefined;
+  return { attention_bias: has('attn_q') || has('attn_output'), ...(architecture === 'llama' ? { mlp_bias: has('ffn_down') } : {}) };
 }
 
 interface Sizes {
@@ -162,7 +163,10 @@ async function rope(reader: Reader, headDim: number, tensors: GgufTensors): Prom
 async function ropeScaling(reader: Reader, tensors: GgufTensors): Promise<JsonObject> {
   const divisors = await tensors.numbersOf('rope_freqs.weight', MAX_FACTORS);
   if (divisors !== undefined) return { rope_type: 'lowbit_divisors', divisors };
-  const [short, long] = [await tensors.numbersOf('rope_factors_short.weight', MAX_FACTORS), await tensors.numbersOf('rope_factors_long.weight', MAX_FACTORS)];
+  const [short, long] = [
+    await tensors.numbersOf('rope_factors_short.weight', MAX_FACTORS),
+    await tensors.numbersOf('rope_factors_long.weight', MAX_FACTORS),
+  ];
   if (short !== undefined || long !== undefined) {
     const attentionFactor = reader.number('rope.scaling.attn_factor');
     return {
@@ -240,7 +244,10 @@ class Reader {
   }
 
   unsupported(key: string, why: string): LowbitError {
-    return new LowbitError('UNSUPPORTED', `${this.metadata.file}: ${this.full(key)} is ${why}`, { file: this.metadata.file, key: this.full(key) });
+    return new LowbitError('UNSUPPORTED', `${this.metadata.file}: ${this.full(key)} is ${why}`, {
+      file: this.metadata.file,
+      key: this.full(key),
+    });
   }
 
   private full(key: string): string {

@@ -22,9 +22,11 @@ export interface GgufHeader {
   readonly tensors: readonly TensorEntry[];
 }
 
-/** The header continues beyond the bytes given: at least `bytes` of the file are needed to go on. */
-export class NeedMoreBytes {
-  constructor(readonly bytes: number) {}
+/** The header continues beyond the bytes given: at least `bytes` of the file are needed to go on. Never leaves this file by throwing. */
+export class NeedMoreBytes extends Error {
+  constructor(readonly bytes: number) {
+    super(`the header needs ${bytes} bytes`);
+  }
 }
 
 /** Type ids of ggml that this engine reads, by their names in cpp/base/dtype.def. */
@@ -129,9 +131,13 @@ class HeaderParser {
     }
     const split = metadata.get('split.count');
     if (typeof split === 'number' && split > 1) {
-      throw new LowbitError('UNSUPPORTED', `${this.file} is one of ${split} parts of a split GGUF model, which is not supported; join them with "llama-gguf-split --merge" and open the result`, {
-        file: this.file,
-      });
+      throw new LowbitError(
+        'UNSUPPORTED',
+        `${this.file} is one of ${split} parts of a split GGUF model, which is not supported; join them with "llama-gguf-split --merge" and open the result`,
+        {
+          file: this.file,
+        },
+      );
     }
     const infos = Array.from({ length: tensorCount }, () => this.tensorInfo());
     const alignment = this.alignment(metadata);
@@ -149,7 +155,8 @@ class HeaderParser {
     if (version === 2 || version === 3) return version;
     const swapped = this.bytes.readUInt32BE(4);
     const unsupported = (problem: string): LowbitError => new LowbitError('UNSUPPORTED', `${this.file} ${problem}`, { file: this.file });
-    if (swapped >= 1 && swapped <= 3) throw unsupported('is a big-endian GGUF file, which is not supported; convert the model to a little-endian one');
+    if (swapped >= 1 && swapped <= 3)
+      throw unsupported('is a big-endian GGUF file, which is not supported; convert the model to a little-endian one');
     if (version === 1) throw unsupported('is a GGUF file of version 1 of August 2023, which is not supported; convert the model again');
     throw unsupported(`is a GGUF file of version ${version}; this version of lowbit reads 2 and 3`);
   }
@@ -157,7 +164,8 @@ class HeaderParser {
   /** A count of things of at least `smallest` bytes each, checked against what the file can hold before anything is allocated. */
   private count(what: string, smallest: number): number {
     const count = this.u64();
-    if (count > BigInt(Math.floor((this.end - this.position) / smallest))) throw this.corrupt(`claims ${count} ${what}, more than its header can hold`);
+    if (count > BigInt(Math.floor((this.end - this.position) / smallest)))
+      throw this.corrupt(`claims ${count} ${what}, more than its header can hold`);
     return Number(count);
   }
 
@@ -228,10 +236,14 @@ class HeaderParser {
     const dtype = TYPES.get(type);
     if (dtype === undefined) {
       const other = OTHER_TYPES.get(type) ?? `of the unknown type ${type}`;
-      throw new LowbitError('UNSUPPORTED', `${this.file}: the tensor "${name}" is ${other}, which this version does not read; it reads ${[...TYPES.values()].join(', ')}`, {
-        file: this.file,
-        tensor: name,
-      });
+      throw new LowbitError(
+        'UNSUPPORTED',
+        `${this.file}: the tensor "${name}" is ${other}, which this version does not read; it reads ${[...TYPES.values()].join(', ')}`,
+        {
+          file: this.file,
+          tensor: name,
+        },
+      );
     }
     const bytes = tensorBytes(DTYPES.get(dtype) as DtypeSize, shape, `tensor "${name}" in ${this.file}`);
     const bad = (problem: string): LowbitError => this.corrupt(`the tensor "${name}" ${problem}`, { tensor: name });
@@ -262,7 +274,8 @@ class HeaderParser {
   /** Metadata text. Vocabularies may hold tokens that are no whole characters, so wrong UTF-8 is replaced and not refused. */
   private text(key: string): string {
     const length = this.u64();
-    if (length > BigInt(this.end - this.position)) throw this.corrupt(`claims a text of ${length} bytes in the key "${key}", more than its header can hold`);
+    if (length > BigInt(this.end - this.position))
+      throw this.corrupt(`claims a text of ${length} bytes in the key "${key}", more than its header can hold`);
     const at = this.take(Number(length));
     return this.bytes.toString('utf8', at, at + Number(length));
   }
@@ -289,7 +302,11 @@ class HeaderParser {
   private require(size: number): void {
     const until = this.position + size;
     if (until > this.end) {
-      throw this.corrupt(this.end < this.fileSize ? `has a header of more than ${this.end} bytes` : `ends inside its header, at byte ${this.end}: it is truncated`);
+      throw this.corrupt(
+        this.end < this.fileSize
+          ? `has a header of more than ${this.end} bytes`
+          : `ends inside its header, at byte ${this.end}: it is truncated`,
+      );
     }
     if (until > this.bytes.length) throw new NeedMoreBytes(until);
   }

@@ -46,7 +46,10 @@ export class GgufMetadata {
     const first: unknown = value[0];
     if (typeof first !== 'number' || !Number.isSafeInteger(first) || first < 0) throw this.expected('integer of at least 0', key);
     if (!value.every((item) => item === first)) {
-      throw new LowbitError('UNSUPPORTED', `${key} differs from layer to layer in ${this.file}, which this version does not support`, { file: this.file, key });
+      throw new LowbitError('UNSUPPORTED', `${key} differs from layer to layer in ${this.file}, which this version does not support`, {
+        file: this.file,
+        key,
+      });
     }
     return first;
   }
@@ -72,7 +75,7 @@ export class GgufMetadata {
   numbers(key: string): readonly number[] | undefined {
     const value = this.array(key);
     if (value !== undefined && !value.every((item) => typeof item === 'number')) throw this.expected('array of numbers', key);
-    return value as readonly number[] | undefined;
+    return value;
   }
 
   expected(what: string, key: string): LowbitError {

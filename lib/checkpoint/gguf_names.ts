@@ -35,7 +35,13 @@ const BLOCKS = {
   gemma2: { ...ATTENTION, ...FEED_FORWARD, ...SANDWICH_NORM },
   gemma3: { ...ATTENTION, ...QK_NORM, ...FEED_FORWARD, ...SANDWICH_NORM },
   // Both fused weights keep their Hugging Face row order: [q | k | v] and [gate | up].
-  phi3: { 'self_attn.qkv_proj': 'attn_qkv', 'self_attn.o_proj': 'attn_output', 'mlp.gate_up_proj': 'ffn_up', 'mlp.down_proj': 'ffn_down', ...PRE_NORM },
+  phi3: {
+    'self_attn.qkv_proj': 'attn_qkv',
+    'self_attn.o_proj': 'attn_output',
+    'mlp.gate_up_proj': 'ffn_up',
+    'mlp.down_proj': 'ffn_down',
+    ...PRE_NORM,
+  },
   olmo2: {
     ...ATTENTION,
     ...QK_NORM,

@@ -43,7 +43,18 @@ const BY_NAME: ReadonlyMap<string, PreTokenizer> = new Map<string, PreTokenizer>
   ...['starcoder', 'refact', 'command-r', 'smollm', 'codeshell', 'exaone', 'minerva-7b'].map((name) => [name, digitsAlone] as const),
   ['qwen2', { ...qwen2, normalizer: 'NFC' }],
   ...['deepseek-r1-qwen', 'stablelm2', 'megrez', 'hunyuan'].map((name) => [name, qwen2] as const),
-  ['deepseek-coder', { patterns: [String.raw`[\r\n]`, String.raw`\s?\p{L}+`, String.raw`\s?\p{P}+`, '[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+', String.raw`\p{N}`] }],
+  [
+    'deepseek-coder',
+    {
+      patterns: [
+        String.raw`[\r\n]`,
+        String.raw`\s?\p{L}+`,
+        String.raw`\s?\p{P}+`,
+        '[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+',
+        String.raw`\p{N}`,
+      ],
+    },
+  ],
   ['deepseek-v3', { patterns: [String.raw`\p{N}{1,3}`, '[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+', DEEPSEEK3] }],
   ['seed-coder', { patterns: [SEED] }],
   ['tekken', { patterns: [TEKKEN], ignoreMerges: true, addBos: true }],

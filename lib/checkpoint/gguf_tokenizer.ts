@@ -25,13 +25,20 @@ interface Vocabulary {
 }
 
 /** @throws {LowbitError} CORRUPT_FILE, or UNSUPPORTED for other kinds of vocabularies and unknown pre-tokenizers */
-export function tokenizerFromGguf(metadata: GgufMetadata): { readonly tokenizerJson: JsonObject | undefined; readonly tokenizerConfig: JsonObject } {
+export function tokenizerFromGguf(metadata: GgufMetadata): {
+  readonly tokenizerJson: JsonObject | undefined;
+  readonly tokenizerConfig: JsonObject;
+} {
   const kind = metadata.string('tokenizer.ggml.model');
   if (kind === undefined || kind === 'no_vocab') return { tokenizerJson: undefined, tokenizerConfig: {} };
   if (kind !== 'gpt2' && kind !== 'llama') {
-    throw new LowbitError('UNSUPPORTED', `${metadata.file} has a tokenizer of the kind "${kind}"; this version knows gpt2 (byte-level BPE) and llama (SentencePiece BPE)`, {
-      file: metadata.file,
-    });
+    throw new LowbitError(
+      'UNSUPPORTED',
+      `${metadata.file} has a tokenizer of the kind "${kind}"; this version knows gpt2 (byte-level BPE) and llama (SentencePiece BPE)`,
+      {
+        file: metadata.file,
+      },
+    );
   }
   const vocabulary = readVocabulary(metadata);
   const pre = kind === 'gpt2' ? findPreTokenizer(metadata) : undefined;
@@ -50,7 +57,8 @@ function readVocabulary(metadata: GgufMetadata): Vocabulary {
   const tokens = listed.map((token, id) => (token === '' ? `[EMPTY_${id}]` : token));
   tokens.forEach((token, id) => {
     const earlier = ids.get(token);
-    if (earlier !== undefined) throw corruptFile(metadata.file, `the token ${JSON.stringify(token.slice(0, 60))} has the ids ${earlier} and ${id}`);
+    if (earlier !== undefined)
+      throw corruptFile(metadata.file, `the token ${JSON.stringify(token.slice(0, 60))} has the ids ${earlier} and ${id}`);
     ids.set(token, id);
   });
   return { tokens, types, ids };
@@ -73,7 +81,8 @@ function byteLevelJson(metadata: GgufMetadata, vocabulary: Vocabulary, pre: PreT
   const key = 'tokenizer.ggml.merges';
   const merges = metadata.required(key, metadata.strings(key)).map((merge) => {
     const space = merge.indexOf(' ', 1); // a symbol is at least one character, and may be a space itself
-    if (space < 0 || space === merge.length - 1) throw corruptFile(metadata.file, `${key} holds ${JSON.stringify(merge.slice(0, 60))}, which is no pair`);
+    if (space < 0 || space === merge.length - 1)
+      throw corruptFile(metadata.file, `${key} holds ${JSON.stringify(merge.slice(0, 60))}, which is no pair`);
     return [merge.slice(0, space), merge.slice(space + 1)];
   });
   const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
@@ -94,16 +103,25 @@ function sentencePieceJson(metadata: GgufMetadata, vocabulary: Vocabulary): Json
   const replace = (from: string, to: string): JsonObject => ({ type: 'Replace', pattern: { String: from }, content: to });
   const unknown = metadata.integer('tokenizer.ggml.unknown_token_id') ?? 0;
   // Phi-3 drops white space after its control tokens; GGUF has no key for that, so the three exceptions stand here.
-  const dropsSpace = (token: string): boolean => metadata.string('general.architecture') === 'phi3' && !['<unk>', '<s>', '<|endoftext|>'].includes(token);
+  const dropsSpace = (token: string): boolean =>
+    metadata.string('general.architecture') === 'phi3' && !['<unk>', '<s>', '<|endoftext|>'].includes(token);
   return {
     version: '1.0',
     added_tokens: addedTokens(vocabulary, dropsSpace),
-    normalizer: { type: 'Sequence', normalizers: [...(prefix ? [{ type: 'Prepend', prepend: SPACE_SYMBOL }] : []), replace(' ', SPACE_SYMBOL)] },
+    normalizer: {
+      type: 'Sequence',
+      normalizers: [...(prefix ? [{ type: 'Prepend', prepend: SPACE_SYMBOL }] : []), replace(' ', SPACE_SYMBOL)],
+    },
     pre_tokenizer: null,
     post_processor: null,
     decoder: {
       type: 'Sequence',
-      decoders: [replace(SPACE_SYMBOL, ' '), { type: 'ByteFallback' }, { type: 'Fuse' }, ...(prefix ? [{ type: 'Strip', content: ' ', start: 1, stop: 0 }] : [])],
+      decoders: [
+        replace(SPACE_SYMBOL, ' '),
+        { type: 'ByteFallback' },
+        { type: 'Fuse' },
+        ...(prefix ? [{ type: 'Strip', content: ' ', start: 1, stop: 0 }] : []),
+      ],
     },
     model: {
       ...bpeModel(vocabulary, mergesFromScores(metadata, vocabulary)),
@@ -147,7 +165,8 @@ function mergesFromScores(metadata: GgufMetadata, { tokens, types, ids }: Vocabu
     for (let cut = 1, at = 0; cut < symbols.length; cut++) {
       at += (symbols[cut - 1] as string).length;
       const pair = [token.slice(0, at), token.slice(at)] as const;
-      if (isPiece(ids.get(pair[0])) && isPiece(ids.get(pair[1]))) found.push({ pair, score: scores[id] as number, left: cut, right: symbols.length - cut });
+      if (isPiece(ids.get(pair[0])) && isPiece(ids.get(pair[1])))
+        found.push({ pair, score: scores[id] as number, left: cut, right: symbols.length - cut });
     }
   });
   found.sort((a, b) => b.score - a.score || b.left - a.left || b.right - a.right);

@@ -71,11 +71,17 @@ export function parseGptqConfig(config: Readonly<Record<string, unknown>>, file 
 function refuseOthers(reader: Reader): void {
   const method = reader.string(['quant_method', 'method']) ?? 'gptq';
   const unsupported = (what: string): LowbitError =>
-    new LowbitError('UNSUPPORTED', `${reader.file} holds ${what}, which this version does not read; use a GPTQ (format gptq or gptq_v2), a GGUF or the unquantised version of the model`, {
-      file: reader.file,
-    });
+    new LowbitError(
+      'UNSUPPORTED',
+      `${reader.file} holds ${what}, which this version does not read; use a GPTQ (format gptq or gptq_v2), a GGUF or the unquantised version of the model`,
+      {
+        file: reader.file,
+      },
+    );
   if (method !== 'gptq') {
-    throw unsupported((Object.hasOwn(OTHER_METHODS, method) ? OTHER_METHODS[method] : undefined) ?? `weights quantised by "${method.slice(0, 60)}"`);
+    throw unsupported(
+      (Object.hasOwn(OTHER_METHODS, method) ? OTHER_METHODS[method] : undefined) ?? `weights quantised by "${method.slice(0, 60)}"`,
+    );
   }
   if (reader.boolean(['is_marlin_format'], false)) throw unsupported('weights in the Marlin layout');
   const packed = reader.string(['pack_dtype']) ?? 'int32';
@@ -88,10 +94,14 @@ function readFormat(reader: Reader): 'v1' | 'v2' {
   if (label === 'gptq') return 'v1';
   if (label === 'gptq_v2') return 'v2';
   const planar = label === 'gptq_p' ? ' (planar words)' : '';
-  throw new LowbitError('UNSUPPORTED', `${reader.file} holds GPTQ weights in the format "${label.slice(0, 60)}"${planar}, which this version does not read; it reads gptq and gptq_v2`, {
-    file: reader.file,
-    format: label,
-  });
+  throw new LowbitError(
+    'UNSUPPORTED',
+    `${reader.file} holds GPTQ weights in the format "${label.slice(0, 60)}"${planar}, which this version does not read; it reads gptq and gptq_v2`,
+    {
+      file: reader.file,
+      format: label,
+    },
+  );
 }
 
 /** `base` undefined: bits and group_size are required or have the defaults of the format; else they override it. */
@@ -136,7 +146,12 @@ function compile(source: string, reader: Reader): RegExp {
   try {
     return new RegExp(`^(?:${source})`);
   } catch (cause) {
-    throw new LowbitError('UNSUPPORTED', `${reader.file} has the dynamic rule ${JSON.stringify(source.slice(0, 100))}, which is no regular expression here`, { file: reader.file }, { cause });
+    throw new LowbitError(
+      'UNSUPPORTED',
+      `${reader.file} has the dynamic rule ${JSON.stringify(source.slice(0, 100))}, which is no regular expression here`,
+      { file: reader.file },
+      { cause },
+    );
   }
 }
 
@@ -200,7 +215,11 @@ export function resolveZeroOffset(checkpoint: Checkpoint, qzeros: number, config
   const file = tensor && checkpoint.files[tensor.file];
   if (tensor === undefined || file === undefined) throw new LowbitError('INTERNAL', `There is no tensor ${qzeros} in ${checkpoint.path}`);
   if (tensor.dtype !== 'I32' || tensor.shape.length !== 2) {
-    throw new LowbitError('CORRUPT_FILE', `${file}: expected an I32 matrix for "${tensor.name}" but found ${tensor.dtype} [${tensor.shape.join(', ')}]`, { file, tensor: tensor.name });
+    throw new LowbitError(
+      'CORRUPT_FILE',
+      `${file}: expected an I32 matrix for "${tensor.name}" but found ${tensor.dtype} [${tensor.shape.join(', ')}]`,
+      { file, tensor: tensor.name },
+    );
   }
   if (!config.sym) return { zeroOffset: labelled };
   const actual = offsetByContent(tensor, file, config.bits);

@@ -84,15 +84,24 @@ async function weightFiles(directory: string): Promise<WeightFiles> {
   const found = names.filter((name) => name.endsWith('.safetensors')).sort();
   if (found.length === 1) return { names: found };
   if (found.length > 1) {
-    throw corruptFile(directory, `has ${found.length} safetensors files but no ${INDEX_FILE}, so it is unclear which belong to the model: ${found.slice(0, 5).join(', ')}`);
+    throw corruptFile(
+      directory,
+      `has ${found.length} safetensors files but no ${INDEX_FILE}, so it is unclear which belong to the model: ${found.slice(0, 5).join(', ')}`,
+    );
   }
   const old = names.find((name) => /\.(bin|pt|pth|ckpt|h5|msgpack)$/.test(name));
   if (old !== undefined) {
-    throw new LowbitError('UNSUPPORTED', `${directory} holds its weights as ${old}, which can run code when read and is not supported; convert the model to safetensors`, {
-      file: path.join(directory, old),
-    });
+    throw new LowbitError(
+      'UNSUPPORTED',
+      `${directory} holds its weights as ${old}, which can run code when read and is not supported; convert the model to safetensors`,
+      {
+        file: path.join(directory, old),
+      },
+    );
   }
-  throw new LowbitError('IO', `No weights in ${directory}: expected model.safetensors, ${INDEX_FILE} or one *.safetensors file`, { file: directory });
+  throw new LowbitError('IO', `No weights in ${directory}: expected model.safetensors, ${INDEX_FILE} or one *.safetensors file`, {
+    file: directory,
+  });
 }
 
 async function shardedFiles(directory: string, indexFile: string): Promise<WeightFiles> {
@@ -102,7 +111,11 @@ async function shardedFiles(directory: string, indexFile: string): Promise<Weigh
   for (const [tensor, file] of Object.entries(map)) {
     // A shard lies beside the index: a name with a separator could point anywhere on the machine.
     if (typeof file !== 'string' || !/^[^/\\:\0]+\.safetensors$/.test(file)) {
-      throw corruptFile(indexFile, `weight_map names ${JSON.stringify(file)?.slice(0, 100)} for "${tensor.slice(0, 200)}"; expected the name of a *.safetensors file in the same directory`, { tensor });
+      throw corruptFile(
+        indexFile,
+        `weight_map names ${JSON.stringify(file).slice(0, 100)} for "${tensor.slice(0, 200)}"; expected the name of a *.safetensors file in the same directory`,
+        { tensor },
+      );
     }
     weightMap.set(tensor, file);
   }
@@ -110,7 +123,9 @@ async function shardedFiles(directory: string, indexFile: string): Promise<Weigh
   const names = [...new Set(weightMap.values())].sort();
   for (const name of names) {
     if (!(await exists(path.join(directory, name)))) {
-      throw new LowbitError('IO', `${indexFile} names the shard ${name}, which is not in ${directory}: download or copy it as well`, { file: path.join(directory, name) });
+      throw new LowbitError('IO', `${indexFile} names the shard ${name}, which is not in ${directory}: download or copy it as well`, {
+        file: path.join(directory, name),
+      });
     }
   }
   return { names, weightMap };

@@ -23,8 +23,12 @@ export { SafetensorsWriter, type SafetensorsWriterOptions } from './safetensors_
  * @throws {LowbitError} IO for what is missing or unreadable, CORRUPT_FILE for what contradicts itself, UNSUPPORTED for formats and
  *   versions that are not read (the message says what to do), CANCELLED, INVALID_ARGUMENT
  */
-export async function openCheckpoint(checkpointPath: string, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Checkpoint> {
-  if (typeof checkpointPath !== 'string' || checkpointPath === '') throw invalidArgument('path', 'path of a directory or a .gguf file', checkpointPath);
+export async function openCheckpoint(
+  checkpointPath: string,
+  options: { readonly signal?: AbortSignal | undefined } = {},
+): Promise<Checkpoint> {
+  if (typeof checkpointPath !== 'string' || checkpointPath === '')
+    throw invalidArgument('path', 'path of a directory or a .gguf file', checkpointPath);
   const checkAborted = (): void => {
     if (options.signal?.aborted) throw new LowbitError('CANCELLED', 'The operation was aborted', {}, { cause: options.signal.reason });
   };
@@ -38,7 +42,11 @@ export async function openCheckpoint(checkpointPath: string, options: { readonly
   }
   if (stat.isDirectory()) return openHfDirectory(resolved, checkAborted);
   if (resolved.endsWith('.safetensors')) {
-    throw new LowbitError('INVALID_ARGUMENT', `${resolved} holds weights only: give the directory that holds it together with config.json`, { file: resolved });
+    throw new LowbitError(
+      'INVALID_ARGUMENT',
+      `${resolved} holds weights only: give the directory that holds it together with config.json`,
+      { file: resolved },
+    );
   }
   return openGguf(resolved, checkAborted);
 }

@@ -55,9 +55,13 @@ export function readSafetensorsHeader(file: string, fileIndex = 0): Promise<Safe
     if (size < 8) throw corruptFile(file, `has ${size} bytes, too few for a safetensors header: it is truncated or no safetensors file`);
     const length = (await readExactly(handle, file, 0, 8)).readBigUInt64LE();
     if (length > BigInt(MAX_HEADER_BYTES)) {
-      throw corruptFile(file, `claims a header of ${length} bytes, more than the ${MAX_HEADER_BYTES} of the format: this is no safetensors file`);
+      throw corruptFile(
+        file,
+        `claims a header of ${length} bytes, more than the ${MAX_HEADER_BYTES} of the format: this is no safetensors file`,
+      );
     }
-    if (length > BigInt(size - 8)) throw corruptFile(file, `claims a header of ${length} bytes but has only ${size - 8} after the length: it is truncated`);
+    if (length > BigInt(size - 8))
+      throw corruptFile(file, `claims a header of ${length} bytes but has only ${size - 8} after the length: it is truncated`);
     return parseSafetensorsHeader(await readExactly(handle, file, 8, Number(length)), size, file, fileIndex);
   });
 }
@@ -77,11 +81,15 @@ function parseEntry(name: string, value: unknown, { dataStart, dataBytes, file, 
   const size = DTYPES.get(dtype);
   if (size === undefined || size.values !== 1) {
     if (!FOREIGN_DTYPES.has(dtype)) throw bad(`has the unknown dtype "${dtype.slice(0, 60)}"`);
-    throw new LowbitError('UNSUPPORTED', `${file}: the tensor "${name}" holds ${dtype} elements, which this version does not read; use a BF16, F16 or F32 version of the model`, {
-      file,
-      tensor: name,
-      dtype,
-    });
+    throw new LowbitError(
+      'UNSUPPORTED',
+      `${file}: the tensor "${name}" holds ${dtype} elements, which this version does not read; use a BF16, F16 or F32 version of the model`,
+      {
+        file,
+        tensor: name,
+        dtype,
+      },
+    );
   }
   if (!Array.isArray(shape)) throw bad('has no shape');
   const bytes = tensorBytes(size, shape, `tensor "${name.slice(0, 200)}" in ${file}`);

@@ -68,7 +68,8 @@ export class SafetensorsWriter {
     options: SafetensorsWriterOptions = {},
   ) {
     const limit = options.maxShardBytes ?? 5e9;
-    if (!Number.isSafeInteger(limit) || limit < 1) throw invalidArgument('maxShardBytes', `integer between 1 and ${Number.MAX_SAFE_INTEGER}`, limit);
+    if (!Number.isSafeInteger(limit) || limit < 1)
+      throw invalidArgument('maxShardBytes', `integer between 1 and ${Number.MAX_SAFE_INTEGER}`, limit);
     this.maxShardBytes = limit;
     this.metadata = options.metadata ?? { format: 'pt' };
   }
@@ -87,7 +88,8 @@ export class SafetensorsWriter {
     if (typeof name !== 'string' || name === '' || name === '__metadata__') throw invalidArgument('name', 'name of a tensor', name);
     if (this.names.has(name)) throw new LowbitError('INVALID_ARGUMENT', `The tensor "${name}" was written already`, { tensor: name });
     const expected = tensorBytes(size, shape, `tensor "${name}"`);
-    if (data.byteLength !== expected) throw invalidArgument(`data of "${name}"`, `${expected} bytes (${dtype} [${shape.join(', ')}])`, data.byteLength);
+    if (data.byteLength !== expected)
+      throw invalidArgument(`data of "${name}"`, `${expected} bytes (${dtype} [${shape.join(', ')}])`, data.byteLength);
     await this.exclusive('open', async () => {
       if (this.shard && this.shard.total > 0 && this.shard.total + expected > this.maxShardBytes) await this.endShard();
       const shard = (this.shard ??= await this.openShard());
@@ -130,7 +132,11 @@ export class SafetensorsWriter {
   /** One call at a time: two appends would write to the same place. */
   private async exclusive<T>(next: 'open' | 'finished', work: () => Promise<T>): Promise<T> {
     if (this.state === 'busy') throw new LowbitError('INVALID_ARGUMENT', 'The writer is busy: wait for the promise of the last call');
-    if (this.state !== 'open') throw new LowbitError('INVALID_ARGUMENT', `The writer has ${this.state === 'finished' ? 'finished' : 'failed'} and takes no more calls`);
+    if (this.state !== 'open')
+      throw new LowbitError(
+        'INVALID_ARGUMENT',
+        `The writer has ${this.state === 'finished' ? 'finished' : 'failed'} and takes no more calls`,
+      );
     this.state = 'busy';
     try {
       const result = await work();
@@ -161,7 +167,10 @@ export class SafetensorsWriter {
     shard.heldBack.length = 0;
     const header = headerBytes(shard.tensors, this.metadata);
     if (header.length > MAX_HEADER_BYTES) {
-      throw new LowbitError('INVALID_ARGUMENT', `The header of ${shard.file} has ${header.length} bytes, more than the format allows: choose a smaller maxShardBytes`);
+      throw new LowbitError(
+        'INVALID_ARGUMENT',
+        `The header of ${shard.file} has ${header.length} bytes, more than the format allows: choose a smaller maxShardBytes`,
+      );
     }
     if (header.length > RESERVED_BYTES - 8 || shard.end < SMALL_SHARD_BYTES) await copyBehind(header, shard);
     else await writeFully(shard.handle, shard.file, prefixed(header, RESERVED_BYTES - 8), 0);
@@ -215,9 +224,10 @@ async function copyBehind(header: Buffer, shard: Shard): Promise<void> {
       const start = prefixed(header, header.length);
       await writeFully(target, copy, start, 0);
       const chunk = Buffer.alloc(Math.min(COPY_CHUNK_BYTES, shard.end));
-      for (let at = 0; at < shard.end; ) {
+      for (let at = 0; at < shard.end;) {
         const { bytesRead } = await shard.handle.read(chunk, 0, Math.min(chunk.length, shard.end - at), RESERVED_BYTES + at);
-        if (bytesRead === 0) throw new LowbitError('IO', `Cannot read back ${shard.file}: it became shorter while it was written`, { file: shard.file });
+        if (bytesRead === 0)
+          throw new LowbitError('IO', `Cannot read back ${shard.file}: it became shorter while it was written`, { file: shard.file });
         await writeFully(target, copy, chunk.subarray(0, bytesRead), start.length + at);
         at += bytesRead;
       }
@@ -234,7 +244,7 @@ async function copyBehind(header: Buffer, shard: Shard): Promise<void> {
 
 async function writeFully(handle: FileHandle, file: string, bytes: Uint8Array, position: number): Promise<void> {
   try {
-    for (let done = 0; done < bytes.length; ) done += (await handle.write(bytes, done, bytes.length - done, position + done)).bytesWritten;
+    for (let done = 0; done < bytes.length;) done += (await handle.write(bytes, done, bytes.length - done, position + done)).bytesWritten;
   } catch (cause) {
     throw ioError('write', file, cause);
   }

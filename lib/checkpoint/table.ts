@@ -12,7 +12,9 @@ export function indexByName(tensors: readonly TensorEntry[], files: readonly str
     if (earlier !== undefined) {
       const first = files[(tensors[earlier] as TensorEntry).file];
       const file = files[tensor.file] as string;
-      throw corruptFile(file, `the tensor "${tensor.name}" stands ${first === file ? 'in it twice' : `also in ${first}`}`, { tensor: tensor.name });
+      throw corruptFile(file, `the tensor "${tensor.name}" stands ${first === file ? 'in it twice' : `also in ${first}`}`, {
+        tensor: tensor.name,
+      });
     }
     index.set(tensor.name, i);
   });

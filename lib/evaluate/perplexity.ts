@@ -10,6 +10,7 @@ import { StepRunner, batches, defaultKvType, prefillBatch } from '../generate';
 import { throwIfAborted } from '../native';
 import { abortSignal, callback, checkOptions, integer, maxInt32, string, tokenIds } from '../options';
 import { LossSum, firstScoredRow } from './loss_sum';
+import { startTokens } from './text_start';
 
 export interface PerplexityProgress {
   /** Chunks done and in all. */
@@ -69,7 +70,8 @@ export async function perplexity(model: Model, options: PerplexityOptions): Prom
   });
   throwIfAborted(checked.signal);
   const contextSize = checked.contextSize ?? Math.min(512, state.contextLength);
-  const tokens = evaluatedTokens(state, checked);
+  const wanted = Math.max(2, checked.chunks ?? Infinity) * contextSize;
+  const tokens = evaluatedTokens(state, checked, wanted);
   if (tokens.length < 2 * contextSize) {
     throw new LowbitError(
       'INVALID_ARGUMENT',
@@ -115,12 +117,12 @@ export async function perplexity(model: Model, options: PerplexityOptions): Prom
   };
 }
 
-function evaluatedTokens(state: ModelState, options: { readonly text?: string; readonly tokens?: Int32Array }): Int32Array {
+function evaluatedTokens(state: ModelState, options: { readonly text?: string; readonly tokens?: Int32Array }, wanted: number): Int32Array {
   const { text, tokens } = options;
   if ((text === undefined) === (tokens === undefined)) {
     throw invalidArgument('text', 'exactly one of the options text and tokens', text === undefined ? undefined : 'both');
   }
-  return tokens ?? state.tokenizer.encode(text as string);
+  return tokens ?? startTokens(state.tokenizer, text as string, wanted);
 }
 
 /** The BOS token if the tokenizer puts it before every text. */

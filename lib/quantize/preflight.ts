@@ -38,7 +38,7 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const checkpoint = await collect(problems, async () => openModel(given, options));
   if (options === undefined || checkpoint === undefined) throw joinProblems(problems);
   await collect(problems, () => checkOutput(options, checkpoint));
-  const plan = await collect(problems, async () => planOf(checkpoint));
+  const plan = await collect(problems, () => planOf(checkpoint));
   const sideFiles = await collect(problems, () => findSideFiles(checkpoint));
   if (plan === undefined || sideFiles === undefined) throw joinProblems(problems);
   const candidates = quantizableWeights(plan).flatMap(({ weights }) => weights);
@@ -65,7 +65,7 @@ export async function prepare(given: unknown): Promise<Prepared> {
 }
 
 /** What `work` returns, or undefined after appending what it throws. An abort and bugs end everything at once. */
-async function collect<T>(problems: LowbitError[], work: () => Promise<T>): Promise<T | undefined> {
+async function collect<T>(problems: LowbitError[], work: () => T | Promise<T>): Promise<T | undefined> {
   try {
     return await work();
   } catch (reason) {

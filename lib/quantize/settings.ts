@@ -82,7 +82,7 @@ export function checkEach<S extends OptionSpec>(
   inside?: string,
 ): Checked<S> {
   const checked: Record<string, unknown> = {};
-  for (const [key, value] of Object.entries(options)) {
+  for (const [key, value] of Object.entries(options as Readonly<Record<string, unknown>>)) {
     try {
       Object.assign(checked, checkOptions(name, { [key]: value }, spec));
     } catch (reason) {

@@ -19,7 +19,7 @@ import {
 import { minTotalTokens, type CalibrationSamples } from './calibration';
 import { partShapes, type CheckpointFormat, type Target } from './layout';
 import type { QuantizeMethod } from './options';
-import { ProgressTracker, hessianWork, roundWork, runWork, solveWork, type Step } from './progress';
+import { type ProgressTracker, hessianWork, roundWork, runWork, solveWork, type Step } from './progress';
 import type { RunRecord } from './report';
 
 export interface SolveRun {

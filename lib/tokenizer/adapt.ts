@@ -53,7 +53,8 @@ function checkModel(model: unknown, file: string): Json {
   if (model['byte_fallback'] === true) throw unsupported(file, 'a Unigram tokenizer with byte fallback');
   const { vocab } = model;
   const isPiece = (item: unknown): boolean => Array.isArray(item) && typeof item[0] === 'string' && typeof item[1] === 'number';
-  if (!Array.isArray(vocab) || vocab.length === 0 || vocab.length > MAX_ID || !vocab.every(isPiece)) throw corrupt(file, 'model.vocab is no list of pieces and scores');
+  if (!Array.isArray(vocab) || vocab.length === 0 || vocab.length > MAX_ID || !vocab.every(isPiece))
+    throw corrupt(file, 'model.vocab is no list of pieces and scores');
   return { ...model, type };
 }
 
@@ -61,7 +62,8 @@ function checkBpe(model: Json, file: string): Json {
   const { vocab, merges } = model;
   if (!isJson(vocab)) throw corrupt(file, 'model.vocab is no object');
   for (const [token, id] of Object.entries(vocab)) checkId(id, token, file);
-  const isMerge = (item: unknown): boolean => typeof item === 'string' || (Array.isArray(item) && item.length === 2 && item.every((part) => typeof part === 'string'));
+  const isMerge = (item: unknown): boolean =>
+    typeof item === 'string' || (Array.isArray(item) && item.length === 2 && item.every((part) => typeof part === 'string'));
   if (!Array.isArray(merges) || !merges.every(isMerge)) throw corrupt(file, 'model.merges is no list of pairs');
   if (typeof model['dropout'] === 'number' && model['dropout'] > 0) throw unsupported(file, 'BPE dropout');
   for (const key of ['continuing_subword_prefix', 'end_of_word_suffix'] as const) {
@@ -73,18 +75,21 @@ function checkBpe(model: Json, file: string): Json {
 /** The old form of a merge is one text with a space between. */
 function cutMerge(merge: string, file: string): string[] {
   const space = merge.indexOf(' ', 1);
-  if (space < 0 || space === merge.length - 1) throw corrupt(file, `model.merges holds ${JSON.stringify(merge.slice(0, 60))}, which is no pair`);
+  if (space < 0 || space === merge.length - 1)
+    throw corrupt(file, `model.merges holds ${JSON.stringify(merge.slice(0, 60))}, which is no pair`);
   return [merge.slice(0, space), merge.slice(space + 1)];
 }
 
 function checkId(id: unknown, token: string, file: string): void {
-  if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > MAX_ID) throw corrupt(file, `the token ${JSON.stringify(token.slice(0, 60))} has the id ${String(id)}`);
+  if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > MAX_ID)
+    throw corrupt(file, `the token ${JSON.stringify(token.slice(0, 60))} has the id ${String(id)}`);
 }
 
 function checkAddedTokens(tokens: unknown, file: string): unknown {
   if (!Array.isArray(tokens)) throw corrupt(file, 'added_tokens is no list');
   for (const token of tokens as unknown[]) {
-    if (!isJson(token) || typeof token['content'] !== 'string' || token['content'] === '') throw corrupt(file, 'added_tokens holds a token without content');
+    if (!isJson(token) || typeof token['content'] !== 'string' || token['content'] === '')
+      throw corrupt(file, 'added_tokens holds a token without content');
     checkId(token['id'], token['content'], file);
   }
   return tokens;
@@ -128,7 +133,8 @@ function adaptPreTokenizer(component: unknown, file: string): unknown {
 
 /** Prefix space, words, bytes: three steps. */
 function adaptByteLevel(component: Json): Json {
-  const prefix = component['add_prefix_space'] === true ? [{ type: 'Replace', pattern: { Regex: String.raw`\A[^ ]` }, content: ' $&' }] : [];
+  const prefix =
+    component['add_prefix_space'] === true ? [{ type: 'Replace', pattern: { Regex: String.raw`\A[^ ]` }, content: ' $&' }] : [];
   const words = component['use_regex'] === false ? [] : [split(GPT2)];
   return sequence(...prefix, ...words, { ...component, add_prefix_space: false, use_regex: false });
 }
@@ -161,7 +167,10 @@ function adaptSplit(component: Json, file: string): Json {
     case 'MergedWithNext':
       if (!invert && isOneCharacter(pattern['String'])) return split(mergedWithNext(literal as string));
   }
-  throw unsupported(file, `a Split pre-tokenizer with the behavior ${JSON.stringify(component['behavior'])}${invert ? ', inverted,' : ''} on ${JSON.stringify(pattern)}`);
+  throw unsupported(
+    file,
+    `a Split pre-tokenizer with the behavior ${JSON.stringify(component['behavior'])}${invert ? ', inverted,' : ''} on ${JSON.stringify(pattern)}`,
+  );
 }
 
 /** `mark` is one escaped character. */

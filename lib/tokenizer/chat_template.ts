@@ -40,7 +40,9 @@ export class ChatTemplate {
     const globals: Record<string, unknown> = {
       ...CONSTANTS,
       raise_exception: (message: unknown) => {
-        throw new LowbitError('INVALID_ARGUMENT', `The chat template of ${this.file} refuses these messages: ${String(message)}`, { option: 'messages' });
+        throw new LowbitError('INVALID_ARGUMENT', `The chat template of ${this.file} refuses these messages: ${String(message)}`, {
+          option: 'messages',
+        });
       },
       range,
       strftime_now: (format: unknown) => strftime(new Date(), String(format)),
@@ -72,8 +74,11 @@ export function checkMessages(messages: unknown): readonly ChatMessage[] {
   for (const [i, message] of (messages as unknown[]).entries()) {
     const { role, content } = (message ?? {}) as Partial<ChatMessage>;
     if (typeof message !== 'object' || typeof role !== 'string' || typeof content !== 'string') {
-      const received = typeof message === 'object' && message !== null ? `{role: ${describe(role)}, content: ${describe(content)}}` : describe(message);
-      throw new LowbitError('INVALID_ARGUMENT', `Expected {role, content} with two strings for messages[${i}] but received ${received}`, { option: 'messages' });
+      const received =
+        typeof message === 'object' && message !== null ? `{role: ${describe(role)}, content: ${describe(content)}}` : describe(message);
+      throw new LowbitError('INVALID_ARGUMENT', `Expected {role, content} with two strings for messages[${i}] but received ${received}`, {
+        option: 'messages',
+      });
     }
   }
   return messages as ChatMessage[];
@@ -81,7 +86,8 @@ export function checkMessages(messages: unknown): readonly ChatMessage[] {
 
 function range(start: unknown, stop?: unknown, step: unknown = 1): number[] {
   const [from, to] = stop === undefined || stop === null ? [0, start] : [start, stop];
-  if (typeof from !== 'number' || typeof to !== 'number' || typeof step !== 'number' || step === 0) throw new Error('range() needs numbers and a step other than 0');
+  if (typeof from !== 'number' || typeof to !== 'number' || typeof step !== 'number' || step === 0)
+    throw new Error('range() needs numbers and a step other than 0');
   const length = Math.max(0, Math.ceil((to - from) / step));
   if (!(length <= MAX_RANGE)) throw new Error(`range() of ${length} numbers`);
   return Array.from({ length }, (_, i) => from + i * step);

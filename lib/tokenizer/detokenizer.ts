@@ -84,7 +84,11 @@ export class Detokenizer {
         for (const inner of part['decoders'] as unknown[]) this.readDecoder(inner);
         return;
     }
-    throw new LowbitError('UNSUPPORTED', `${this.file} needs the decoder ${JSON.stringify(decoder)?.slice(0, 200)}, which this version does not support`, { file: this.file });
+    throw new LowbitError(
+      'UNSUPPORTED',
+      `${this.file} needs the decoder ${JSON.stringify(decoder).slice(0, 200)}, which this version does not support`,
+      { file: this.file },
+    );
   }
 }
 

@@ -71,8 +71,11 @@ export class Tokenizer {
   static fromCheckpoint(checkpoint: Checkpoint): Tokenizer {
     const { tokenizerJson } = checkpoint;
     if (tokenizerJson === undefined) {
-      const how = checkpoint.kind === 'hf' ? 'add its tokenizer.json to the directory' : 'use a file that was converted with its vocabulary';
-      throw new LowbitError('UNSUPPORTED', `${checkpoint.path} has no tokenizer: ${how}, or work with token ids`, { file: checkpoint.path });
+      const how =
+        checkpoint.kind === 'hf' ? 'add its tokenizer.json to the directory' : 'use a file that was converted with its vocabulary';
+      throw new LowbitError('UNSUPPORTED', `${checkpoint.path} has no tokenizer: ${how}, or work with token ids`, {
+        file: checkpoint.path,
+      });
     }
     return new Tokenizer({
       file: checkpoint.kind === 'hf' ? path.join(checkpoint.path, 'tokenizer.json') : checkpoint.path,
@@ -92,7 +95,11 @@ export class Tokenizer {
     const addedIds = new Set(added.map(({ id }) => id));
     this.baseVocabSize = highestBaseId(json['model'] as Json, addedIds) + 1;
     this.vocabSize = added.reduce((size, { id }) => Math.max(size, id + 1), this.baseVocabSize);
-    this.detokenizer = new Detokenizer(json['decoder'], { token: (id) => this.library.id_to_token(id), isAdded: (id) => addedIds.has(id) }, file);
+    this.detokenizer = new Detokenizer(
+      json['decoder'],
+      { token: (id) => this.library.id_to_token(id), isAdded: (id) => addedIds.has(id) },
+      file,
+    );
     this.bosId = this.configuredId('bos_token') ?? singleId(parts.modelConfig['bos_token_id']);
     this.eosIds = this.endIds();
     this.special = new Set([...added.filter(({ special }) => special === true).map(({ id }) => id), ...this.namedSpecialIds()]);
@@ -110,10 +117,14 @@ export class Tokenizer {
     const whole = options.addSpecialTokens === false ? body : [...this.prefixIds, ...body, ...this.suffixIds];
     const outside = this.idLimit === Infinity ? undefined : whole.find((id) => id >= this.idLimit);
     if (outside !== undefined) {
-      throw new LowbitError('INVALID_ARGUMENT', `The text holds the token ${JSON.stringify(this.idToToken(outside))} (${outside}), but this model has only the ids below ${this.idLimit}`, {
-        option: 'text',
-        id: outside,
-      });
+      throw new LowbitError(
+        'INVALID_ARGUMENT',
+        `The text holds the token ${JSON.stringify(this.idToToken(outside))} (${outside}), but this model has only the ids below ${this.idLimit}`,
+        {
+          option: 'text',
+          id: outside,
+        },
+      );
     }
     return Int32Array.from(whole);
   }
@@ -146,11 +157,22 @@ export class Tokenizer {
     const checked = checkMessages(messages);
     const { chatTemplate, file } = this.parts;
     if (chatTemplate === undefined) {
-      throw new LowbitError('UNSUPPORTED', `${file} comes without a chat template: use the instruction-tuned version of the model, or generate from a plain prompt`, { file });
+      throw new LowbitError(
+        'UNSUPPORTED',
+        `${file} comes without a chat template: use the instruction-tuned version of the model, or generate from a plain prompt`,
+        { file },
+      );
     }
     this.template ??= new ChatTemplate(chatTemplate, file);
-    const tokens = Object.fromEntries(['bos_token', 'eos_token', 'unk_token', 'pad_token'].map((name) => [name, tokenText(this.parts.config[name]) ?? '']));
-    return this.template.render(checked, { ...tokens, add_generation_prompt: options.addGenerationPrompt ?? true, tools: null, documents: null });
+    const tokens = Object.fromEntries(
+      ['bos_token', 'eos_token', 'unk_token', 'pad_token'].map((name) => [name, tokenText(this.parts.config[name]) ?? '']),
+    );
+    return this.template.render(checked, {
+      ...tokens,
+      add_generation_prompt: options.addGenerationPrompt ?? true,
+      tools: null,
+      documents: null,
+    });
   }
 
   /** applyChatTemplate and encode; the template writes special tokens itself, so none are added. */
@@ -192,7 +214,8 @@ export class Tokenizer {
   private encodeBody(text: string): readonly number[] {
     if (text === '') return [];
     const { ids } = this.library.encode(text, { add_special_tokens: false });
-    if (ids.includes(undefined)) throw new LowbitError('CORRUPT_FILE', `${this.parts.file} yields tokens that are not in its vocabulary`, { file: this.parts.file });
+    if (ids.includes(undefined))
+      throw new LowbitError('CORRUPT_FILE', `${this.parts.file} yields tokens that are not in its vocabulary`, { file: this.parts.file });
     return ids as readonly number[];
   }
 

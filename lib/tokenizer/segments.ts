@@ -19,7 +19,7 @@ export function segmenter(merges: readonly (readonly string[])[]): (piece: strin
     const parts: string[] = [];
     let start = 0;
     let before = firstCharacter(piece);
-    for (let at = before.length; at < piece.length; ) {
+    for (let at = before.length; at < piece.length;) {
       const character = firstCharacter(piece, at);
       if (!joined.has(before + character)) {
         parts.push(piece.slice(start, at));

@@ -20,8 +20,8 @@ interface JinjaEnvironment {
 interface Jinja {
   readonly Environment: new () => JinjaEnvironment;
   readonly Interpreter: new (environment: JinjaEnvironment) => { run(program: unknown): { readonly value: unknown } };
-  tokenize(source: string, options: { readonly lstrip_blocks: boolean; readonly trim_blocks: boolean }): unknown;
-  parse(tokens: unknown): unknown;
+  readonly tokenize: (source: string, options: { readonly lstrip_blocks: boolean; readonly trim_blocks: boolean }) => unknown;
+  readonly parse: (tokens: unknown) => unknown;
 }
 
 export function createHfTokenizer(tokenizerJson: object, config: object): HfTokenizer {

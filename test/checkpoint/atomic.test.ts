@@ -12,15 +12,19 @@ function newParent(): string {
   return parent;
 }
 
-const write = (name: string, text: string) => async (directory: string): Promise<string> => {
-  fs.mkdirSync(path.join(directory, 'inner'));
-  fs.writeFileSync(path.join(directory, 'inner', name), text);
-  return text;
-};
+const write =
+  (name: string, text: string) =>
+  async (directory: string): Promise<string> => {
+    fs.mkdirSync(path.join(directory, 'inner'));
+    fs.writeFileSync(path.join(directory, 'inner', name), text);
+    return text;
+  };
 
 /** All files below a directory with their contents. */
 function tree(directory: string): Record<string, string> {
-  const names = fs.readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter((name) => fs.statSync(path.join(directory, name)).isFile());
+  const names = fs
+    .readdirSync(directory, { recursive: true, encoding: 'utf8' })
+    .filter((name) => fs.statSync(path.join(directory, name)).isFile());
   return Object.fromEntries(names.sort().map((name) => [name, fs.readFileSync(path.join(directory, name), 'utf8')]));
 }
 
@@ -144,7 +148,7 @@ test('a link at the output stays a link', async () => {
 });
 
 test.each([
-  ['a file', () => __filename, 'is a file'],
+  ['a file', () => __filename, 'is a file, or lies in one'],
   ['no text', () => 5 as never, 'Expected path of a directory for output'],
   ['an empty text', () => '', 'Expected path of a directory for output'],
   ['the root', () => path.parse(root).root, 'path of a directory to make'],
@@ -155,5 +159,7 @@ test.each([
 });
 
 test('a parent that is a file', async () => {
-  expect((await errorOf(() => withAtomicDirectory(path.join(__filename, 'out'), async () => undefined))).code).toMatch(/^(IO|INVALID_ARGUMENT)$/);
+  expect((await errorOf(() => withAtomicDirectory(path.join(__filename, 'out'), async () => undefined))).code).toMatch(
+    /^(IO|INVALID_ARGUMENT)$/,
+  );
 });

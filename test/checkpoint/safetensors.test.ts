@@ -16,7 +16,10 @@ function parse(header: unknown, dataBytes: number): ReturnType<typeof parseSafet
 }
 
 test('a header', () => {
-  const { tensors, metadata } = parse({ __metadata__: { format: 'pt' }, b: f32([2, 3], 4, 28), a: f32([], 0, 4), empty: f32([0, 5], 4, 4) }, 28);
+  const { tensors, metadata } = parse(
+    { __metadata__: { format: 'pt' }, b: f32([2, 3], 4, 28), a: f32([], 0, 4), empty: f32([0, 5], 4, 4) },
+    28,
+  );
   const start = tensors[1]?.offset as number;
   expect(tensors).toEqual([
     { name: 'b', file: 0, dtype: 'F32', shape: [2, 3], offset: start + 4, bytes: 24 },
@@ -68,7 +71,12 @@ test.each<[string, unknown, number, string]>([
   ['an empty header', '', 0, 'does not start with "{"'],
   ['broken JSON', '{"a"', 0, 'no valid JSON'],
   ['a name twice', `{"a":${JSON.stringify(f32([2], 0, 8))},"a":${JSON.stringify(f32([2], 0, 8))}}`, 8, 'key "a" twice'],
-  ['a name twice, once with an escape', `{"a":${JSON.stringify(f32([2], 0, 8))},"\\u0061":${JSON.stringify(f32([2], 0, 8))}}`, 8, 'key "a" twice'],
+  [
+    'a name twice, once with an escape',
+    `{"a":${JSON.stringify(f32([2], 0, 8))},"\\u0061":${JSON.stringify(f32([2], 0, 8))}}`,
+    8,
+    'key "a" twice',
+  ],
   ['a key twice inside', '{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 4, 'key "dtype" twice'],
 ])('%s', async (_, header, dataBytes, text) => {
   const error = await errorOf(() => parse(header, dataBytes));
@@ -119,7 +127,10 @@ test('deep nesting and long strings are no problem for the search of duplicate k
 
 test('element types are those of the engine', () => {
   const list = fs.readFileSync(path.join(__dirname, '..', '..', 'cpp', 'base', 'dtype.def'), 'utf8');
-  const engine = [...list.matchAll(/^LOWBIT_DTYPE\((\w+), (\d+), (\d+)\)/gm)].map(([, name, values, bytes]) => [name, { values: Number(values), bytes: Number(bytes) }]);
+  const engine = [...list.matchAll(/^LOWBIT_DTYPE\((\w+), (\d+), (\d+)\)/gm)].map(([, name, values, bytes]) => [
+    name,
+    { values: Number(values), bytes: Number(bytes) },
+  ]);
   expect(engine.length).toBeGreaterThan(10);
   expect([...DTYPES]).toEqual(engine);
 });

@@ -17,7 +17,9 @@ function newDirectory(): string {
 async function contents(file: string): Promise<Map<string, { dtype: string; shape: readonly number[]; bytes: Buffer }>> {
   const whole = fs.readFileSync(file);
   const { tensors } = await readSafetensorsHeader(file);
-  return new Map(tensors.map(({ name, dtype, shape, offset, bytes }) => [name, { dtype, shape, bytes: whole.subarray(offset, offset + bytes) }]));
+  return new Map(
+    tensors.map(({ name, dtype, shape, offset, bytes }) => [name, { dtype, shape, bytes: whole.subarray(offset, offset + bytes) }]),
+  );
 }
 
 test('tensors of all types and odd sizes come back, aligned to their elements', async () => {
@@ -50,13 +52,22 @@ test('typed arrays are written as their bytes', async () => {
   const words = new Int32Array([9, 1, -2, 3]).subarray(1); // a view that does not start at its buffer
   await writer.add('w', 'I32', [3], words);
   await writer.finish();
-  expect((await contents(path.join(directory, 'model.safetensors'))).get('w')?.bytes).toEqual(Buffer.from([1, 0, 0, 0, 254, 255, 255, 255, 3, 0, 0, 0]));
+  expect((await contents(path.join(directory, 'model.safetensors'))).get('w')?.bytes).toEqual(
+    Buffer.from([1, 0, 0, 0, 254, 255, 255, 255, 3, 0, 0, 0]),
+  );
 });
 
 test('shards, their index, and opening them as a checkpoint', async () => {
   const directory = newDirectory();
   const writer = new SafetensorsWriter(directory, { maxShardBytes: 100 });
-  for (const [name, length] of [['a', 60], ['b', 40], ['c', 4], ['d', 300], ['e', 7]] as const) await writer.add(name, 'U8', [length], new Uint8Array(length).fill(length));
+  for (const [name, length] of [
+    ['a', 60],
+    ['b', 40],
+    ['c', 4],
+    ['d', 300],
+    ['e', 7],
+  ] as const)
+    await writer.add(name, 'U8', [length], new Uint8Array(length).fill(length));
   const names = await writer.finish();
   expect(names).toEqual([1, 2, 3, 4].map((i) => `model-0000${i}-of-00004.safetensors`));
   expect(fs.readdirSync(directory).sort()).toEqual([...names, 'model.safetensors.index.json']);
@@ -81,7 +92,8 @@ test('a large shard keeps its reserved room as padding, and more tensors than fi
 
   const many = newDirectory();
   const second = new SafetensorsWriter(many);
-  for (let i = 0; i < 6000; i++) await second.add(`model.layers.${i}.a.name.of.some.length.that.fills.the.header`, 'U8', [8], new Uint8Array(8).fill(i % 251));
+  for (let i = 0; i < 6000; i++)
+    await second.add(`model.layers.${i}.a.name.of.some.length.that.fills.the.header`, 'U8', [8], new Uint8Array(8).fill(i % 251));
   await second.finish();
   const read = await contents(path.join(many, 'model.safetensors'));
   expect(read.size).toBe(6000);
@@ -134,7 +146,7 @@ test('a disk that refuses: IO names the file and what to do, and nothing is left
   await writer.add('a', 'U8', [8], new Uint8Array(8));
   const full = Object.assign(new Error('no space'), { code: 'ENOSPC' });
   const { handle } = (writer as unknown as { shard: { handle: fs.promises.FileHandle } }).shard;
-  jest.spyOn(handle, 'write').mockRejectedValue(full as never);
+  jest.spyOn(handle, 'write').mockRejectedValue(full);
   const error = await errorOf(() => writer.add('b', 'U8', [8], new Uint8Array(8)));
   expect(error.code).toBe('IO');
   expect(error.message).toContain(path.join(directory, 'model-00001.partial'));

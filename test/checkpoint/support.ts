@@ -76,13 +76,24 @@ const SCALARS: Readonly<Record<string, readonly [id: number, bytes: number]>> = 
 
 export function ggufFile(spec: GgufSpec): Buffer {
   const { keys = [], tensors = [], alignment = 32 } = spec;
-  const parts: Uint8Array[] = [Buffer.from(spec.magic ?? 'GGUF'), u32(spec.version ?? 3), u64(spec.tensorCount ?? BigInt(tensors.length)), u64(spec.keyCount ?? BigInt(keys.length))];
+  const parts: Uint8Array[] = [
+    Buffer.from(spec.magic ?? 'GGUF'),
+    u32(spec.version ?? 3),
+    u64(spec.tensorCount ?? BigInt(tensors.length)),
+    u64(spec.keyCount ?? BigInt(keys.length)),
+  ];
   for (const key of keys) parts.push(text(key[0]), ...ggufValue(key));
   if (spec.extra) parts.push(spec.extra);
   const pad = (length: number): number => (alignment - (length % alignment)) % alignment;
   let offset = 0;
   for (const tensor of tensors) {
-    parts.push(text(tensor.name), u32(tensor.dims.length), ...tensor.dims.map((size) => u64(BigInt(size))), u32(tensor.type), u64(BigInt(tensor.offset ?? offset)));
+    parts.push(
+      text(tensor.name),
+      u32(tensor.dims.length),
+      ...tensor.dims.map((size) => u64(BigInt(size))),
+      u32(tensor.type),
+      u64(BigInt(tensor.offset ?? offset)),
+    );
     offset += tensor.data.length + pad(tensor.data.length);
   }
   const header = Buffer.concat(parts);
@@ -112,9 +123,14 @@ function ggufValue([, type, value]: GgufKey): Uint8Array[] {
   if (type === 'strings') return [u32(9), u32(8), u64(BigInt(value.length)), ...value.map(text)];
   if (type === 'i32s' || type === 'u32s' || type === 'f32s') {
     const scalar = type.slice(0, -1);
-    return [u32(9), u32((SCALARS[scalar] as readonly [number, number])[0]), u64(BigInt(value.length)), ...value.map((item) => scalarBytes(scalar, item))];
+    return [
+      u32(9),
+      u32((SCALARS[scalar] as readonly [number, number])[0]),
+      u64(BigInt(value.length)),
+      ...value.map((item) => scalarBytes(scalar, item)),
+    ];
   }
-  return [u32((SCALARS[type] as readonly [number, number])[0]), scalarBytes(type, value)];
+  return [u32((SCALARS[type] as readonly [number, number])[0]), scalarBytes(type, value as number | bigint | boolean)];
 }
 
 function scalarBytes(type: string, value: number | bigint | boolean): Buffer {
@@ -122,7 +138,8 @@ function scalarBytes(type: string, value: number | bigint | boolean): Buffer {
   if (type === 'f32') bytes.writeFloatLE(Number(value));
   else if (type === 'f64') bytes.writeDoubleLE(Number(value));
   else if (type === 'u64') bytes.writeBigUInt64LE(BigInt(value));
-  else bytes.writeIntLE(Number(value) > 0x7fffffff && bytes.length === 4 ? Number(value) - 2 ** 32 : Number(value), 0, bytes.length);
+  else if (Number(value) < 0) bytes.writeIntLE(Number(value), 0, bytes.length);
+  else bytes.writeUIntLE(Number(value), 0, bytes.length);
   return bytes;
 }
 

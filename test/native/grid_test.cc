@@ -170,6 +170,14 @@ LOWBIT_TEST(RangeSearchFindsTheBestCandidate) {
   }
 }
 
+LOWBIT_TEST(RangeSearchKeepsTheFirstOfEqualCandidates) {
+  for (const double p : {1.0, 2.0, 2.4, 8.0}) {
+    EXPECT_NEAR(Fit({{0, 0, 0}}, {4, true, p}).scale[0], Fit({{0, 0, 0}}, {4, true, 0}).scale[0], 0);
+    const std::vector<float> on_grid = {0, 0.5f, 1, 2.5f, 7.5f};
+    EXPECT_NEAR(Fit({on_grid}, {4, false, p}).scale[0], 0.5, 0);
+  }
+}
+
 LOWBIT_TEST(PowersAreAccurate) {
   double worst = 0;
   for (const double p : {1.0, 1.3, 2.0, 2.4, 3.7, 8.0}) {

@@ -71,7 +71,7 @@ test('texts, tokens and chats are one sample each, cut to the length', async () 
     [
       [[{ role: 'user', content: text(300) }], [{ role: 'system', content: text(300) }]],
       'chats',
-      [[...'<user>'].map((c) => c.charCodeAt(0)).concat(range(122)), [...'<system>'].map((c) => c.charCodeAt(0)).concat(range(120))],
+      [new CodeTokenizer().encode('<user>').concat(range(122)), new CodeTokenizer().encode('<system>').concat(range(120))],
     ],
   ];
   for (const [source, kind, expected] of cases) {

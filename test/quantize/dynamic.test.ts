@@ -1,5 +1,5 @@
 // lib/quantize dynamic rules: GPTQModel's semantics, and messages for rules that cannot be meant.
-import { LowbitError } from '../../lib/errors';
+import { type LowbitError } from '../../lib/errors';
 import { DynamicTable, snakeCase } from '../../lib/quantize/dynamic';
 
 function parse(rules: unknown): DynamicTable {

@@ -11,6 +11,11 @@ interface Job {
   readonly options: SolveOptions;
 }
 
+/** The binding rejects with plain objects, which lib/native.ts turns into LowbitErrors. */
+export function engineError(code: string, message: string): Error {
+  return { code, message } as unknown as Error;
+}
+
 export class FakeEngine {
   readonly calls: string[] = [];
   readonly jobs: Job[] = [];
@@ -105,8 +110,7 @@ export class FakeEngine {
     this.onCall(name);
     control.onProgress?.(1, 2);
     await new Promise((resolve) => setImmediate(resolve));
-    if ((control.cancel as { cancelled?: boolean } | undefined)?.cancelled)
-      throw { code: 'CANCELLED', message: 'The operation was aborted' };
+    if ((control.cancel as { cancelled?: boolean } | undefined)?.cancelled) throw engineError('CANCELLED', 'The operation was aborted');
     const result = work();
     control.onProgress?.(2, 2);
     return result;

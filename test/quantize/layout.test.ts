@@ -1,5 +1,5 @@
 // lib/quantize layout and config: which linears become which tensors, and the JSON that describes them.
-import { LowbitError } from '../../lib/errors';
+import { type LowbitError } from '../../lib/errors';
 import type { Plan, Weight } from '../../lib/graph/plan';
 import { addToConfigText, configText, quantizationConfig } from '../../lib/quantize/config';
 import { DynamicTable } from '../../lib/quantize/dynamic';

@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { LowbitError } from '../../lib/errors';
 import { quantize, type QuantizeOptions, type QuantizeProgress } from '../../lib/quantize';
-import { FakeEngine } from './fake_engine';
+import { FakeEngine, engineError } from './fake_engine';
 import { dequantize, floats, readTensors, type RawTensor } from './reference';
 
 // Rounding in JavaScript takes seconds on a busy machine.
@@ -319,7 +319,7 @@ describe('aborts and failures leave nothing behind', () => {
     ['solve', { code: 'CORRUPT_FILE', message: 'not finite' }],
   ])('an error of the engine in %s', async (name, reason) => {
     mockEngine.onCall = (call) => {
-      if (call === name) throw reason;
+      if (call === name) throw engineError(reason.code, reason.message);
     };
     expect(await failure(run())).toMatchObject(reason);
     await expectNothingLeft();
@@ -339,7 +339,7 @@ describe('aborts and failures leave nothing behind', () => {
     await mkdir(output);
     await writeFile(path.join(output, 'keep'), 'this');
     mockEngine.onCall = (call) => {
-      if (call === 'solve') throw { code: 'OUT_OF_MEMORY', message: 'no room' };
+      if (call === 'solve') throw engineError('OUT_OF_MEMORY', 'no room');
     };
     await failure(run({ overwrite: true }));
     expect(await readdir(directory)).toEqual(['out']);
@@ -395,6 +395,6 @@ describe('nothing starts when something is wrong', () => {
       expect(error.message).toContain(`The output ${place} holds the model itself`);
     }
     const error = await failure(run({ output: path.join(model, 'config.json') }));
-    expect(error.message).toContain('is a file: choose a directory');
+    expect(error.message).toContain('is a file or lies below one: choose a directory');
   });
 });

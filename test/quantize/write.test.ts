@@ -99,7 +99,7 @@ test('small files of a GGUF source are rebuilt', async () => {
 
 test('a disk that is too small is found before the work', async () => {
   const real = await fsPromises.statfs(directory);
-  jest.spyOn(fsPromises, 'statfs').mockResolvedValue({ ...real, bavail: 10, bsize: 4096 });
+  jest.spyOn(fsPromises, 'statfs').mockResolvedValue(Object.assign(real, { bavail: 10, bsize: 4096 }));
   const output = path.join(directory, 'a', 'b');
   await expect(quantize({ model: source, output, method: 'rtn' })).rejects.toMatchObject({
     code: 'IO',

@@ -11,12 +11,17 @@ beforeAll(async () => {
   tiny = await openCheckpoint(path.join(FIXTURES, 'tiny-stories'));
 });
 
-function render(chatTemplate: string, messages: readonly ChatMessage[] = [{ role: 'user', content: 'Hi' }], addGenerationPrompt?: boolean): string {
+function render(
+  chatTemplate: string,
+  messages: readonly ChatMessage[] = [{ role: 'user', content: 'Hi' }],
+  addGenerationPrompt?: boolean,
+): string {
   return Tokenizer.fromCheckpoint({ ...tiny, chatTemplate }).applyChatTemplate(messages, { addGenerationPrompt });
 }
 
 test('messages, special tokens and the generation prompt', () => {
-  const template = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m.content | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+  const template =
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m.content | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
   expect(render(template, [{ role: 'user', content: ' Hi ' }])).toBe('<s>[user]Hi</s>[assistant]');
   expect(render(template, [{ role: 'user', content: 'Hi' }], false)).toBe('<s>[user]Hi</s>');
 });
@@ -30,7 +35,11 @@ test('tools and documents are none, unknown names are undefined', () => {
 });
 
 test('encodeChat adds no special tokens of its own', () => {
-  const tokenizer = Tokenizer.fromCheckpoint({ ...tiny, chatTemplate: '{{ bos_token }}{{ messages[0].content }}', tokenizerConfig: { ...tiny.tokenizerConfig, add_bos_token: true } });
+  const tokenizer = Tokenizer.fromCheckpoint({
+    ...tiny,
+    chatTemplate: '{{ bos_token }}{{ messages[0].content }}',
+    tokenizerConfig: { ...tiny.tokenizerConfig, add_bos_token: true },
+  });
   const ids = [...tokenizer.encodeChat([{ role: 'user', content: 'Hi' }])];
   expect(ids.filter((id) => id === tokenizer.bosId)).toHaveLength(1);
   expect(ids).toEqual([...tokenizer.encode('Hi')]);
@@ -53,7 +62,9 @@ test.each([
 });
 
 test('range counts as in Python', () => {
-  expect(render('{{ range(3) | join(",") }} {{ range(1, 4) | join(",") }} {{ range(5, 0, -2) | join(",") }} {{ range(0) | join(",") }}!')).toBe('0,1,2 1,2,3 5,3,1 !');
+  expect(
+    render('{{ range(3) | join(",") }} {{ range(1, 4) | join(",") }} {{ range(5, 0, -2) | join(",") }} {{ range(0) | join(",") }}!'),
+  ).toBe('0,1,2 1,2,3 5,3,1 !');
 });
 
 test('no template', async () => {
@@ -77,6 +88,8 @@ test.each([
 
 test('strftime speaks English whatever the locale', () => {
   const date = new Date(2024, 6, 4, 15, 5, 9); // a Thursday
-  expect(strftime(date, '%d %b %Y|%B|%A|%a|%H:%M:%S|%I %p|%y|%m|%-d|%e|100%%|%Q')).toBe('04 Jul 2024|July|Thursday|Thu|15:05:09|03 PM|24|07|4| 4|100%|%Q');
+  expect(strftime(date, '%d %b %Y|%B|%A|%a|%H:%M:%S|%I %p|%y|%m|%-d|%e|100%%|%Q')).toBe(
+    '04 Jul 2024|July|Thursday|Thu|15:05:09|03 PM|24|07|4| 4|100%|%Q',
+  );
   expect(render("{{ strftime_now('%Y') | length }}")).toBe('4');
 });

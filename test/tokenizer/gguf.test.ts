@@ -73,7 +73,9 @@ describe('byte-level BPE', () => {
   const json = JSON.parse(fs.readFileSync(path.join(FIXTURES, 'tiny-stories', 'tokenizer.json'), 'utf8')) as {
     model: { vocab: Record<string, number>; merges: [string, string][] };
   };
-  const tokens = Object.entries(json.model.vocab).sort(([, a], [, b]) => a - b).map(([token]) => token);
+  const tokens = Object.entries(json.model.vocab)
+    .sort(([, a], [, b]) => a - b)
+    .map(([token]) => token);
   const keys = (pre: string | undefined): GgufKey[] => [
     ['tokenizer.ggml.model', 'string', 'gpt2'],
     ...(pre === undefined ? [] : [['tokenizer.ggml.pre', 'string', pre] as const]),
@@ -108,13 +110,46 @@ describe('byte-level BPE', () => {
     ['another kind', [['tokenizer.ggml.model', 'string', 'rwkv']], 'UNSUPPORTED', 'kind "rwkv"'],
     ['no tokens', [['tokenizer.ggml.model', 'string', 'gpt2']], 'CORRUPT_FILE', 'tokenizer.ggml.tokens is missing'],
     ['no merges', keys('gpt-2').filter(([key]) => !key.endsWith('merges')), 'CORRUPT_FILE', 'tokenizer.ggml.merges is missing'],
-    ['a broken merge', [...keys('gpt-2').filter(([key]) => !key.endsWith('merges')), ['tokenizer.ggml.merges', 'strings', ['ab']]], 'CORRUPT_FILE', '"ab", which is no pair'],
-    ['a token twice', [...keys('gpt-2').filter(([key]) => !/tokens|type/.test(key)), ['tokenizer.ggml.tokens', 'strings', ['a', 'b', 'a']]], 'CORRUPT_FILE', '"a" has the ids 0 and 2'],
-    ['too few types', [...keys('gpt-2').filter(([key]) => !/type/.test(key)), ['tokenizer.ggml.token_type', 'i32s', [1]]], 'CORRUPT_FILE', 'has 1 entries for 512 tokens'],
-    ['an id beyond the vocabulary', [...keys('gpt-2').filter(([key]) => !/bos/.test(key)), ['tokenizer.ggml.bos_token_id', 'u32', 512]], 'CORRUPT_FILE', 'bos_token_id is 512, but there are 512 tokens'],
-    ['tokens that are numbers', [['tokenizer.ggml.model', 'string', 'gpt2'], ['tokenizer.ggml.tokens', 'i32s', [1, 2]]], 'CORRUPT_FILE', 'array of texts'],
+    [
+      'a broken merge',
+      [...keys('gpt-2').filter(([key]) => !key.endsWith('merges')), ['tokenizer.ggml.merges', 'strings', ['ab']]],
+      'CORRUPT_FILE',
+      '"ab", which is no pair',
+    ],
+    [
+      'a token twice',
+      [...keys('gpt-2').filter(([key]) => !/tokens|type/.test(key)), ['tokenizer.ggml.tokens', 'strings', ['a', 'b', 'a']]],
+      'CORRUPT_FILE',
+      '"a" has the ids 0 and 2',
+    ],
+    [
+      'too few types',
+      [...keys('gpt-2').filter(([key]) => !/type/.test(key)), ['tokenizer.ggml.token_type', 'i32s', [1]]],
+      'CORRUPT_FILE',
+      'has 1 entries for 512 tokens',
+    ],
+    [
+      'an id beyond the vocabulary',
+      [...keys('gpt-2').filter(([key]) => !/bos/.test(key)), ['tokenizer.ggml.bos_token_id', 'u32', 512]],
+      'CORRUPT_FILE',
+      'bos_token_id is 512, but there are 512 tokens',
+    ],
+    [
+      'tokens that are numbers',
+      [
+        ['tokenizer.ggml.model', 'string', 'gpt2'],
+        ['tokenizer.ggml.tokens', 'i32s', [1, 2]],
+      ],
+      'CORRUPT_FILE',
+      'array of texts',
+    ],
     ['no scores', spmKeys.filter(([key]) => !key.endsWith('scores')), 'CORRUPT_FILE', 'tokenizer.ggml.scores is missing'],
-    ['a score that is no number', [...spmKeys.filter(([key]) => !key.endsWith('scores')), ['tokenizer.ggml.scores', 'f32s', spm.scores.map(() => NaN)]], 'CORRUPT_FILE', 'finite number'],
+    [
+      'a score that is no number',
+      [...spmKeys.filter(([key]) => !key.endsWith('scores')), ['tokenizer.ggml.scores', 'f32s', spm.scores.map(() => NaN)]],
+      'CORRUPT_FILE',
+      'finite number',
+    ],
   ])('%s', async (_, bad, code, text) => {
     const error = await errorOf(() => fromKeys(bad));
     expect(error.code).toBe(code);

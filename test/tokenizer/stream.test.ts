@@ -3,19 +3,30 @@ import { Detokenizer, StreamDecoder } from '../../lib/tokenizer/detokenizer';
 import { errorOf } from '../checkpoint/support';
 
 /** Ids 0 to 255 are bytes; further ones as given. */
-const BYTE_DECODER = { type: 'Sequence', decoders: [{ type: 'Replace', pattern: { String: '\u2581' }, content: ' ' }, { type: 'ByteFallback' }, { type: 'Fuse' }, { type: 'Strip', content: ' ', start: 1, stop: 0 }] };
+const BYTE_DECODER = {
+  type: 'Sequence',
+  decoders: [
+    { type: 'Replace', pattern: { String: '\u2581' }, content: ' ' },
+    { type: 'ByteFallback' },
+    { type: 'Fuse' },
+    { type: 'Strip', content: ' ', start: 1, stop: 0 },
+  ],
+};
 
 function detokenizer(tokens: readonly string[] = [], decoder: unknown = BYTE_DECODER, added: ReadonlySet<number> = new Set()): Detokenizer {
   const token = (id: number): string | undefined => (id < 256 ? `<0x${id.toString(16).toUpperCase().padStart(2, '0')}>` : tokens[id - 256]);
   return new Detokenizer(decoder, { token, isAdded: (id) => added.has(id) }, 'tokenizer.json');
 }
 
-test.each(['\u00e9', '\u65e5\u672c', '\ud83d\ude80x', '\ud83d\udc69\u200d\ud83d\udcbb', '\ufeffbom'])('%j byte by byte: only whole characters come out', (text) => {
-  const decoder = new StreamDecoder(detokenizer(), () => false, false);
-  const pieces = [...Buffer.from(text)].map((byte) => decoder.push(byte));
-  expect(pieces.join('') + decoder.flush()).toBe(text);
-  expect(pieces.filter((piece) => piece !== '')).toEqual(Array.from(text));
-});
+test.each(['\u00e9', '\u65e5\u672c', '\ud83d\ude80x', '\ud83d\udc69\u200d\ud83d\udcbb', '\ufeffbom'])(
+  '%j byte by byte: only whole characters come out',
+  (text) => {
+    const decoder = new StreamDecoder(detokenizer(), () => false, false);
+    const pieces = [...Buffer.from(text)].map((byte) => decoder.push(byte));
+    expect(pieces.join('') + decoder.flush()).toBe(text);
+    expect(pieces.filter((piece) => piece !== '')).toEqual(Array.from(text));
+  },
+);
 
 test('bytes that make no character come as U+FFFD, and flush makes the decoder new', () => {
   const decoder = new StreamDecoder(detokenizer(), () => false, false);
@@ -53,13 +64,18 @@ test('byte-level tokens: mapped characters are bytes, added tokens and tokens wi
 test('all 256 bytes have a byte-level character of their own', () => {
   const characters = Array.from({ length: 0x200 }, (_, code) => String.fromCharCode(code));
   const byteLevel = detokenizer(characters, { type: 'ByteLevel' });
-  const single = characters.map((_, i) => byteLevel.bytes(256 + i)).filter((bytes, code) => bytes.length === 1 && (code > 0x20 || bytes[0] === code));
+  const single = characters
+    .map((_, i) => byteLevel.bytes(256 + i))
+    .filter((bytes, code) => bytes.length === 1 && (code > 0x20 || bytes[0] === code));
   expect(new Set(single.map((bytes) => bytes[0])).size).toBe(256);
 });
 
-test.each([null, { type: 'CTC' }, { type: 'Strip', content: ' ', start: 0, stop: 1 }, { type: 'Sequence' }, { type: 'Replace', pattern: { Regex: 'x' }, content: '' }])(
-  'the decoder %j is refused',
-  async (decoder) => {
-    expect((await errorOf(() => detokenizer([], decoder))).code).toBe('UNSUPPORTED');
-  },
-);
+test.each([
+  null,
+  { type: 'CTC' },
+  { type: 'Strip', content: ' ', start: 0, stop: 1 },
+  { type: 'Sequence' },
+  { type: 'Replace', pattern: { Regex: 'x' }, content: '' },
+])('the decoder %j is refused', async (decoder) => {
+  expect((await errorOf(() => detokenizer([], decoder))).code).toBe('UNSUPPORTED');
+});

@@ -39,68 +39,68 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
   const QuantizedRows& x = args.x;
   const PanelLayout& layout = args.layout;
   const bool meta_f32 = w.meta_f32, zero_point = w.affine == AffineKind::kZeroPoint;
-  const size_t rows = static_cast<size_t>(x.m), quad = 4 * rows;
-  const int run = x.group / kSubBlock;
+  const size_t rows = static_cast<size_t>(x.m), quad = 4 * rows, record_bytes = layout.record_bytes, meta_bytes = layout.meta_bytes;
+  const float* offset = kHalves ? x.half_scale_sum : x.scale_sum;
+  const int32_t* bias = kHalves ? x.half_bias : x.bias;
+  const int run = x.group / kSubBlock, unit_groups = layout.paired ? 2 : 1, group_blocks = layout.group_blocks;
   for (int panel = panel0; panel < panel1; ++panel) {
     Float sums[kRows][2];
     LOWBIT_UNROLL(2)
     for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = Zero();
     const int8_t* q = x.q + 4 * row0;
-    const float* scale = x.scale + row0;
-    const float* offset = (kHalves ? x.half_scale_sum : x.scale_sum) + row0;
-    const int32_t* bias = (kHalves ? x.half_bias : x.bias) + row0;
-    GroupCursor cursor = GroupAt(layout, w.data + static_cast<size_t>(panel) * w.panel_bytes, 0);
-    const uint8_t* codes = cursor.codes;
-    int left_in_run = run;
-    for (int left = layout.blocks; left > 0; left -= layout.group_blocks) {
-      Prefetch(cursor.meta);
-      for (int blocks = left < layout.group_blocks ? left : layout.group_blocks; blocks > 0; --blocks) {
-        LOWBIT_UNROLL(8)
-        for (int line = 0; line < kBits; ++line) Prefetch(codes + 64 * line);
-        const bool run_ends = --left_in_run == 0 || blocks == 1;
-        LOWBIT_UNROLL(2)
-        for (int flush = 0; flush < kFlushes; ++flush) {
-          Int totals[kRows][2];
-          const auto weight = [&](int t, int h) {
-            return Quad<kBits>(codes + 32 * h, kHalves ? flush * kQuads + t : QuadOrder<kBits>(t));
-          };
-          const auto activation = [&](int t, int i) {
-            const int at = kHalves ? flush * kQuads + t : QuadOrder<kBits>(t);
-            return Broadcast4(q + static_cast<size_t>(at) * quad + 4 * i);
-          };
-          DotQuads<kMode, kQuads>(totals, weight, activation);
-          const uint8_t* record = cursor.meta + static_cast<size_t>(flush) * layout.record_bytes;
+    size_t record_of_x = static_cast<size_t>(row0), half_of_x = record_of_x;  // index into scale; into offset and bias for halves
+    const uint8_t* codes = w.data + static_cast<size_t>(panel) * w.panel_bytes;
+    for (int left = layout.blocks, left_in_run = run; left > 0;) {
+      const uint8_t* record = codes;
+      codes += meta_bytes;
+      Prefetch(record);
+      for (int group = unit_groups; group > 0 && left > 0; --group, record += record_bytes) {
+        int blocks = left < group_blocks ? left : group_blocks;
+        left -= blocks;
+        do {
+          LOWBIT_UNROLL(8)
+          for (int line = 0; line < kBits; ++line) Prefetch(codes + 64 * line);
+          const bool run_ends = --left_in_run == 0 || blocks == 1;
+          const int8_t* q3 = q + 3 * quad;  // every quad is one addressing mode away from q, q3 or q6
+          const int8_t* q6 = q3 + 3 * quad;
+          const int8_t* at[8] = {q, q + quad, q + 2 * quad, q3, q + 4 * quad, q3 + 2 * quad, q6, q3 + 4 * quad};
           LOWBIT_UNROLL(2)
-          for (int h = 0; h < 2; ++h) {
-            const Float scales = LoadScales(record, meta_f32, 8 * h);
-            Float offsets = Zero();
-            if constexpr (kOffsets) {
-              offsets = LoadOffsets(record, meta_f32, zero_point, 8 * h, scales);
-              if constexpr (Centre(kMode) != 0) offsets = Fma(scales, Set(static_cast<float>(Centre(kMode))), offsets);
-            }
+          for (int flush = 0; flush < kFlushes; ++flush) {
+            Int totals[kRows][2];
+            const auto index = [&](int t) { return kHalves ? flush * kQuads + t : QuadOrder<kBits>(t); };
+            DotQuads<kMode, kQuads>(
+                totals, [&](int t, int h) { return Quad<kBits>(codes + 32 * h, index(t)); },
+                [&](int t, int i) { return Broadcast4(at[index(t)] + 4 * i); });
+            const uint8_t* flushed = record + static_cast<size_t>(flush) * record_bytes;
+            const size_t correction = half_of_x + static_cast<size_t>(flush) * rows;
             LOWBIT_UNROLL(2)
-            for (int i = 0; i < kRows; ++i) {
-              Int total = totals[i][h];
-              // the correction for the whole activation group, once
-              if (kBias && run_ends) total = AddInt(total, Broadcast4(bias + i));
-              sums[i][h] = Fma(ToFloat(total), Mul(scales, Set(scale[i])), sums[i][h]);
-              if (kOffsets && run_ends) sums[i][h] = Fma(offsets, Set(offset[i]), sums[i][h]);
+            for (int h = 0; h < 2; ++h) {
+              const Float scales = LoadScales(flushed, meta_f32, 8 * h);
+              Float offsets = Zero();
+              if constexpr (kOffsets) {
+                offsets = LoadOffsets(flushed, meta_f32, zero_point, 8 * h, scales);
+                if constexpr (Centre(kMode) != 0) offsets = Fma(scales, Set(static_cast<float>(Centre(kMode))), offsets);
+              }
+              LOWBIT_UNROLL(2)
+              for (int i = 0; i < kRows; ++i) {
+                const size_t lane = static_cast<size_t>(i);
+                Int total = totals[i][h];
+                // the corrections for a whole activation group, once
+                if (kBias && run_ends) total = AddInt(total, Broadcast4(bias + correction + lane));
+                sums[i][h] = Fma(ToFloat(total), Mul(scales, Set(x.scale[record_of_x + lane])), sums[i][h]);
+                if (kOffsets && run_ends) sums[i][h] = Fma(offsets, Set(offset[correction + lane]), sums[i][h]);
+              }
             }
           }
           if (run_ends) {
-            offset += rows;
-            bias += rows;
+            record_of_x += rows;
+            half_of_x += static_cast<size_t>(kFlushes) * rows;
+            left_in_run = run;
           }
-        }
-        if (run_ends) {
-          scale += rows;
-          left_in_run = run;
-        }
-        codes += 64 * kBits;
-        q += 8 * quad;
+          codes += 64 * kBits;
+          q = q6 + 2 * quad;
+        } while (--blocks > 0);
       }
-      NextGroup(layout, codes, cursor);
-      codes = cursor.codes;
     }
     const int columns = w.n - panel * kPanelRows;
     float* y = args.y + static_cast<size_t>(row0) * args.ldy + static_cast<size_t>(panel) * kPanelRows;

@@ -2,7 +2,8 @@
 //
 // Two panels (32 outputs) of up to kGemmColumns columns are unpacked to bytes, then every tile of 6 activation rows runs over
 // them: 12 vpdpbusd per two weight lines and six broadcasts. Every 32 columns the int32 sums become f32 with the scales of
-// weight and activation: 24 operations on the multiply pipes after 96, so the bound is 80 % of the vpdpbusd rate.
+// weight and activation: 24 operations on the multiply pipes after 96, so the bound is 80 % of the vpdpbusd rate. Where a weight
+// group is wider, only the activation scale is applied every 32 columns and the weight scale once per group: 12 after 96.
 #include "kernel/avx512/lanes.h"
 
 #ifdef LOWBIT_AVX512
@@ -20,6 +21,7 @@ struct TileArgs {
   const float* offset;   // [group][rows], or [2 group][rows] for halves
   const int32_t* bias;
   int blocks, run;
+  int group_blocks, in_group;  // wide tiles: sub-blocks per weight group, and how many of the first came in an earlier pass
   float* y;
   size_t ldy;
   __mmask16 last_mask;  // columns of the last panel
@@ -33,18 +35,53 @@ struct Zeros {
 };
 constexpr Zeros kZeros = {};
 
-template <int kRows, int kPanels, bool kOffsets, bool kHalves>
-void Tile(const TileArgs& args) {
-  constexpr int kFlushes = kHalves ? 2 : 1, kQuads = 8 / kFlushes;
-  Float sums[kRows][kPanels];
-  // y is asked for now and added at the end: loading it here would stall on strides that are powers of two
+// y is asked for early and added at the end: loading it first would stall on strides that are powers of two.
+template <int kRows, int kPanels>
+LOWBIT_INLINE void PrefetchTile(const TileArgs& args) {
   LOWBIT_UNROLL(6)
   for (int i = 0; i < kRows; ++i) {
     LOWBIT_UNROLL(2)
     for (int p = 0; p < kPanels; ++p) {
-      sums[i][p] = Zero();
       _mm_prefetch(reinterpret_cast<const char*>(args.y + static_cast<size_t>(i) * args.ldy + p * kPanelRows), _MM_HINT_T0);
     }
+  }
+}
+
+template <int kRows, int kPanels>
+LOWBIT_INLINE void StoreTile(const TileArgs& args, const Float (&sums)[kRows][kPanels]) {
+  LOWBIT_UNROLL(6)
+  for (int i = 0; i < kRows; ++i) {
+    float* y = args.y + static_cast<size_t>(i) * args.ldy;
+    LOWBIT_UNROLL(2)
+    for (int p = 0; p < kPanels; ++p, y += kPanelRows) {
+      const __mmask16 mask = p + 1 == kPanels ? args.last_mask : static_cast<__mmask16>(0xffff);
+      _mm512_mask_storeu_ps(y, mask, args.add ? Add(sums[i][p], _mm512_maskz_loadu_ps(mask, y)) : sums[i][p]);
+    }
+  }
+}
+
+template <int kRows, int kPanels>
+LOWBIT_INLINE void DotQuad(const uint8_t* codes, const int8_t* q, Int (&dots)[kRows][kPanels]) {
+  Int weights[kPanels];
+  LOWBIT_UNROLL(2)
+  for (int p = 0; p < kPanels; ++p) weights[p] = LoadLine(codes + 64 * p);
+  LOWBIT_UNROLL(6)
+  for (int i = 0; i < kRows; ++i) {
+    const Int x = Broadcast4(q + 4 * i);
+    LOWBIT_UNROLL(2)
+    for (int p = 0; p < kPanels; ++p) dots[i][p] = _mm512_dpbusd_epi32(dots[i][p], weights[p], x);
+  }
+}
+
+template <int kRows, int kPanels, bool kOffsets, bool kHalves>
+void Tile(const TileArgs& args) {
+  constexpr int kFlushes = kHalves ? 2 : 1, kQuads = 8 / kFlushes;
+  Float sums[kRows][kPanels];
+  PrefetchTile<kRows, kPanels>(args);
+  LOWBIT_UNROLL(6)
+  for (int i = 0; i < kRows; ++i) {
+    LOWBIT_UNROLL(2)
+    for (int p = 0; p < kPanels; ++p) sums[i][p] = Zero();
   }
   const uint8_t* codes = args.codes;
   const float* lines = args.scales;
@@ -65,17 +102,7 @@ void Tile(const TileArgs& args) {
         for (int p = 0; p < kPanels; ++p) dots[i][p] = kOffsets ? ZeroInt() : Broadcast4(start + i);
       }
       LOWBIT_UNROLL(8)
-      for (int t = 0; t < kQuads; ++t, codes += 64 * kPanels, q += 4 * kRows) {
-        Int weights[kPanels];
-        LOWBIT_UNROLL(2)
-        for (int p = 0; p < kPanels; ++p) weights[p] = LoadLine(codes + 64 * p);
-        LOWBIT_UNROLL(6)
-        for (int i = 0; i < kRows; ++i) {
-          const Int x = Broadcast4(q + 4 * i);
-          LOWBIT_UNROLL(2)
-          for (int p = 0; p < kPanels; ++p) dots[i][p] = _mm512_dpbusd_epi32(dots[i][p], weights[p], x);
-        }
-      }
+      for (int t = 0; t < kQuads; ++t, codes += 64 * kPanels, q += 4 * kRows) DotQuad<kRows, kPanels>(codes, q, dots);
       const float* record = lines + flush * 16 * kPanels * (kOffsets ? 2 : 1);
       const float* correction = starts ? offset + flush * kRows : kZeros.offset;
       LOWBIT_UNROLL(6)
@@ -95,39 +122,99 @@ void Tile(const TileArgs& args) {
     offset += kRows * kFlushes;
     bias += kRows * kFlushes;
   }
+  StoreTile<kRows, kPanels>(args, sums);
+}
+
+// The same for weight groups of at least two sub-blocks, one activation scale per sub-block and no halves. The sums of a group are
+// kept in registers; those of the row live in the first-level cache, where they are touched once per group.
+template <int kRows, int kPanels, bool kOffsets>
+void WideTile(const TileArgs& args) {
+  Float sums[kRows][kPanels];
+  PrefetchTile<kRows, kPanels>(args);
   LOWBIT_UNROLL(6)
   for (int i = 0; i < kRows; ++i) {
-    float* y = args.y + static_cast<size_t>(i) * args.ldy;
     LOWBIT_UNROLL(2)
-    for (int p = 0; p < kPanels; ++p, y += kPanelRows) {
-      const __mmask16 mask = p + 1 == kPanels ? args.last_mask : static_cast<__mmask16>(0xffff);
-      _mm512_mask_storeu_ps(y, mask, args.add ? Add(sums[i][p], _mm512_maskz_loadu_ps(mask, y)) : sums[i][p]);
-    }
+    for (int p = 0; p < kPanels; ++p) sums[i][p] = Zero();
   }
+  const uint8_t* codes = args.codes;
+  const float* lines = args.scales;
+  const int8_t* q = args.q;
+  const float* scale = args.scale;
+  const float* offset = args.offset;
+  const int32_t* bias = args.bias;
+  const __mmask8 lanes = static_cast<__mmask8>((1 << kRows) - 1);
+  for (int left = args.blocks, ahead = args.group_blocks - args.in_group; left > 0; ahead = args.group_blocks) {
+    const int blocks = left < ahead ? left : ahead;
+    left -= blocks;
+    Float group[kRows][kPanels];
+    LOWBIT_UNROLL(6)
+    for (int i = 0; i < kRows; ++i) {
+      LOWBIT_UNROLL(2)
+      for (int p = 0; p < kPanels; ++p) group[i][p] = Zero();
+    }
+    __m256 corrections = _mm256_setzero_ps();
+    for (int block = blocks; block > 0; --block) {
+      Int dots[kRows][kPanels];
+      LOWBIT_UNROLL(6)
+      for (int i = 0; i < kRows; ++i) {
+        LOWBIT_UNROLL(2)
+        for (int p = 0; p < kPanels; ++p) dots[i][p] = kOffsets ? ZeroInt() : Broadcast4(bias + i);
+      }
+      LOWBIT_UNROLL(8)
+      for (int t = 0; t < 8; ++t, codes += 64 * kPanels, q += 4 * kRows) DotQuad<kRows, kPanels>(codes, q, dots);
+      LOWBIT_UNROLL(6)
+      for (int i = 0; i < kRows; ++i) {
+        const Float factor = Set(scale[i]);
+        LOWBIT_UNROLL(2)
+        for (int p = 0; p < kPanels; ++p) group[i][p] = Fma(ToFloat(dots[i][p]), factor, group[i][p]);
+      }
+      if constexpr (kOffsets) corrections = _mm256_add_ps(corrections, _mm256_maskz_loadu_ps(lanes, offset));
+      scale += kRows;
+      offset += kRows;
+      bias += kRows;
+    }
+    alignas(32) float correction[8];
+    _mm256_store_ps(correction, corrections);
+    LOWBIT_UNROLL(6)
+    for (int i = 0; i < kRows; ++i) {
+      LOWBIT_UNROLL(2)
+      for (int p = 0; p < kPanels; ++p) {
+        sums[i][p] = Fma(group[i][p], Load(lines + 16 * p), sums[i][p]);
+        if constexpr (kOffsets) sums[i][p] = Fma(Load(lines + 16 * (kPanels + p)), Set(correction[i]), sums[i][p]);
+      }
+    }
+    lines += static_cast<ptrdiff_t>(blocks) * 16 * kPanels * ScaleLines(kOffsets, false);
+  }
+  StoreTile<kRows, kPanels>(args, sums);
 }
 
 using TileFunction = void (*)(const TileArgs&);
 
-template <int kRows, int kPanels>
-LOWBIT_INLINE TileFunction TileForKind(bool offsets, bool halves) {
-  if (halves) return offsets ? Tile<kRows, kPanels, true, true> : Tile<kRows, kPanels, false, true>;
-  return offsets ? Tile<kRows, kPanels, true, false> : Tile<kRows, kPanels, false, false>;
-}
+enum class TileKind { kPlain, kHalves, kWide };
 
-template <int kPanels>
-LOWBIT_INLINE TileFunction TileForRows(int rows, bool offsets, bool halves) {
-  switch (rows) {
-    case 1: return TileForKind<1, kPanels>(offsets, halves);
-    case 2: return TileForKind<2, kPanels>(offsets, halves);
-    case 3: return TileForKind<3, kPanels>(offsets, halves);
-    case 4: return TileForKind<4, kPanels>(offsets, halves);
-    case 5: return TileForKind<5, kPanels>(offsets, halves);
-    default: return TileForKind<avx512::kGemmTile, kPanels>(offsets, halves);
+template <int kRows, int kPanels>
+LOWBIT_INLINE TileFunction TileForKind(bool offsets, TileKind kind) {
+  switch (kind) {
+    case TileKind::kPlain: return offsets ? Tile<kRows, kPanels, true, false> : Tile<kRows, kPanels, false, false>;
+    case TileKind::kHalves: return offsets ? Tile<kRows, kPanels, true, true> : Tile<kRows, kPanels, false, true>;
+    default: return offsets ? WideTile<kRows, kPanels, true> : WideTile<kRows, kPanels, false>;
   }
 }
 
-TileFunction TileFor(int rows, int panels, bool offsets, bool halves) {
-  return panels == 2 ? TileForRows<2>(rows, offsets, halves) : TileForRows<1>(rows, offsets, halves);
+template <int kPanels>
+LOWBIT_INLINE TileFunction TileForRows(int rows, bool offsets, TileKind kind) {
+  switch (rows) {
+    case 1: return TileForKind<1, kPanels>(offsets, kind);
+    case 2: return TileForKind<2, kPanels>(offsets, kind);
+    case 3: return TileForKind<3, kPanels>(offsets, kind);
+    case 4: return TileForKind<4, kPanels>(offsets, kind);
+    case 5: return TileForKind<5, kPanels>(offsets, kind);
+    default: return TileForKind<avx512::kGemmTile, kPanels>(offsets, kind);
+  }
+}
+
+TileFunction TileFor(int rows, int panels, bool offsets, TileKind kind) {
+  return panels == 2 ? TileForRows<2>(rows, offsets, kind) : TileForRows<1>(rows, offsets, kind);
 }
 
 }  // namespace
@@ -137,6 +224,8 @@ void avx512::AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, s
   static_assert(2 * (kCodeScratch + kMaxBlocks * ScaleLines(true, true) * size_t(kPanelRows) * sizeof(float)) <= kGemmScratchBytes);
   const PanelLayout layout = LayoutOf(w);
   const bool offsets = w.affine != AffineKind::kSymmetric, halves = layout.halves;
+  const bool wide = layout.group_blocks > 1 && x.group == kSubBlock;
+  const TileKind kind = halves ? TileKind::kHalves : wide ? TileKind::kWide : TileKind::kPlain;
   const UnpackFunction unpack = UnpackFor(w.bits, offsets, halves);
   float* scale_lines = reinterpret_cast<float*>(scratch + 2 * kCodeScratch);
   Pass pass{0, 0, x.group / kSubBlock};
@@ -154,6 +243,8 @@ void avx512::AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, s
       args.scales = scale_lines;
       args.blocks = pass.blocks;
       args.run = pass.run;
+      args.group_blocks = layout.group_blocks;
+      args.in_group = pass.block % layout.group_blocks;
       args.ldy = ldy;
       args.last_mask = last_columns >= kPanelRows ? static_cast<__mmask16>(0xffff) : Mask(First{last_columns});
       args.add = accumulate || pass.block > 0;
@@ -166,7 +257,7 @@ void avx512::AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, s
         args.offset = (halves ? x.half_scale_sum : x.scale_sum) + record;
         args.bias = (halves ? x.half_bias : x.bias) + record;
         args.y = y + r0 * ldy + static_cast<size_t>(panel) * kPanelRows;
-        TileFor(rows, panels, offsets, halves)(args);
+        TileFor(rows, panels, offsets, kind)(args);
       }
     }
   }

@@ -10,7 +10,7 @@
 namespace lowbit::ref {
 
 // Four floats: one register of SSE or NEON. A GCC and Clang type that exists for every processor; left to itself GCC 12
-// vectorises the reduction loops across columns, with shuffles, at a fifth of the speed.
+// vectorises the reduction of affine.cc across columns, with shuffles: 6 instead of 17-20 GOPS (m = 64, one shared Zen 5 core).
 using Vector4 = float __attribute__((vector_size(16)));
 
 inline Vector4 Load4(const float* from) {

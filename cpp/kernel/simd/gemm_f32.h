@@ -17,8 +17,8 @@ constexpr int kTileVectors = 3;
 // With one or two rows more columns are needed to hide the latency of the fma (4 cycles, 1-2 a cycle).
 constexpr int kFewRows = 2;
 constexpr int kFewRowsVectors = 6;
-// 3 zmm columns x 128 steps = 24 KB, 3 ymm columns x 256 steps likewise.
-constexpr int kSteps = kLanes == 16 ? 128 : 256;
+// The cache lines under a strip: 3 panels x 128 steps x 64 bytes = 24 KB (three halves touch two panels: 16 KB).
+constexpr int kSteps = 128;
 
 struct TileArgs {
   const float* a;
