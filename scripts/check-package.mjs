@@ -117,11 +117,11 @@ const programs = {
   'require.cjs': `${body}\nuse(require('lowbit'), console.log);`,
   'import.mjs': `import * as lowbit from 'lowbit';\n${body}\nawait use(lowbit, console.log);`,
   'worker.cjs': `const { Worker, isMainThread, parentPort } = require('node:worker_threads');\n${body}
-if (isMainThread) new Worker(__filename).on('message', console.log).on('error', (error) => { throw error; });
+if (isMainThread) new Worker(__filename).on('message', (line) => console.log(line)).on('error', (error) => { throw error; });
 else use(require('lowbit'), (line) => parentPort.postMessage(line));`,
   'child.cjs': `const { fork } = require('node:child_process');\n${body}
 if (process.send) use(require('lowbit'), (line) => process.send(line, () => process.disconnect()));
-else fork(__filename).on('message', console.log).on('exit', (code) => { process.exitCode = code; });`,
+else fork(__filename).on('message', (line) => console.log(line)).on('exit', (code) => { process.exitCode = code; });`,
 };
 
 function checkUse(consumer, env) {

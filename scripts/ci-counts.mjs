@@ -2,7 +2,7 @@
  * Adds up what .ci/run's steps tested: `ci-counts.mjs COUNTS.jsonl`, one JSON object {name, status} per line.
  *
  * A test that ran more than once (plain, under a sanitizer, with the real model) counts once: failed if it failed anywhere, else
- * passed if it passed anywhere, else skipped. Names what failed and what was skipped; the last line stands alone:
+ * passed if it passed anywhere, else skipped; a reason in the name, "(skipped: ...)", is no part of it. Names what failed and what was skipped; the last line stands alone:
  * "N passed, N failed, N skipped". `ci-counts.mjs --native LOG` prints such lines for the output of lowbit_native_tests.
  */
 import { readFileSync } from 'node:fs';
@@ -22,9 +22,11 @@ if (process.argv[2] === '--native') {
   const best = new Map();
   for (const line of readFileSync(process.argv[2], 'utf8').split('\n').filter(Boolean)) {
     const { name, status } = JSON.parse(line);
-    if (!best.has(name) || rank[status] > rank[best.get(name)]) best.set(name, status);
+    const key = name.replace(/ \(skipped: [^)]*\)/g, '');
+    const before = best.get(key);
+    if (!before || rank[status] > rank[before.status]) best.set(key, { name, status });
   }
-  const named = (status) => [...best].filter((entry) => entry[1] === status).map(([name]) => name);
+  const named = (status) => [...best.values()].filter((test) => test.status === status).map((test) => test.name);
   for (const name of named('skipped')) console.log(`skipped ${name}`);
   for (const name of named('failed')) console.log(`FAILED  ${name}`);
   console.log(`${named('passed').length} passed, ${named('failed').length} failed, ${named('skipped').length} skipped`);

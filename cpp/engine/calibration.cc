@@ -40,6 +40,19 @@ Result<Part> PackQuantized(const char* name, const QuantizedLinear& q) {
   return part;
 }
 
+// Most columns that a sample has to keep at any stop.
+int WidestState(const Plan& plan) {
+  int widest = plan.hidden_size;
+  for (const OpRange& block : plan.blocks)
+    for (int i = block.begin; i < block.end; ++i) {
+      if (plan.ops[static_cast<size_t>(i)].kind != OpKind::kLinear) continue;
+      int columns = 0;
+      for (const View& v : LiveViews(plan, i, block.end)) columns += v.width;
+      widest = std::max(widest, columns);
+    }
+  return widest;
+}
+
 Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const HessianView& hessian, const QuantizeOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const WeightShape& shape = model.plan().weights[static_cast<size_t>(weight)];
@@ -76,7 +89,13 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
   c->model_ = std::move(model);
   c->tokens_ = std::move(tokens);
   c->offsets_ = std::move(offsets);
-  c->state_.resize(c->offsets_.size() - 1);
+  // Room for the widest state of any stop, once: page faults of a new block at every stop cost a fifth of the whole run.
+  const size_t columns = static_cast<size_t>(WidestState(c->model_->plan()));
+  for (size_t s = 0; s + 1 < c->offsets_.size(); ++s) {
+    const size_t rows = static_cast<size_t>(c->offsets_[s + 1] - c->offsets_[s]);
+    LOWBIT_ASSIGN_OR_RETURN(Block block, Block::Allocate(rows * columns * sizeof(float), MemoryClass::kScratch, "calibration activations"));
+    c->state_.push_back(std::move(block));
+  }
   return c;
 }
 
@@ -101,8 +120,6 @@ void Calibration::Restore(int sample, const std::vector<View>& views, int rows) 
 // Every sample through ops [op_, next), from its saved state to its new one.
 Status Calibration::AdvanceSamples(int next, const std::vector<View>& live, bool first, const Progress& progress) {
   const Plan& plan = model_->plan();
-  size_t columns = 0;
-  for (const View& v : live) columns += static_cast<size_t>(v.width);
   const int samples = static_cast<int>(state_.size());
   for (int s = 0; s < samples; ++s) {
     const int rows = offsets_[static_cast<size_t>(s) + 1] - offsets_[static_cast<size_t>(s)];
@@ -117,12 +134,6 @@ Status Calibration::AdvanceSamples(int next, const std::vector<View>& live, bool
     if (hessian_ != nullptr) {
       const View& in = plan.ops[static_cast<size_t>(next)].in;
       LOWBIT_RETURN_IF_ERROR(hessian_->Add(executor_->Row(in, 0), executor_->Stride(in), rows, model_->kernels(), model_->pool()));
-    }
-    const size_t bytes = static_cast<size_t>(rows) * columns * sizeof(float);
-    Block& state = state_[static_cast<size_t>(s)];
-    if (state.size() != bytes) {
-      state = Block();
-      LOWBIT_ASSIGN_OR_RETURN(state, Block::Allocate(bytes, MemoryClass::kScratch, "calibration activations"));
     }
     Save(s, live, rows);
     progress.Report(s + 1, samples);

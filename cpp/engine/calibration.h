@@ -59,7 +59,7 @@ class Calibration {
   std::vector<int32_t> tokens_, offsets_;
   std::unique_ptr<Executor> executor_;
   KvCache cache_;
-  std::vector<Block> state_;      // per sample [rows][live columns]
+  std::vector<Block> state_;      // per sample [rows][live columns], room for the widest stop
   std::vector<View> live_;        // what state_ holds
   int block_ = -1;                // current block; -1 before the first
   int op_ = 0;                    // next op to run

@@ -20,7 +20,7 @@ export interface ContextOptions {
   readonly kvCache?: { readonly key?: KvType; readonly value?: KvType };
 }
 
-/** What a context needs of its model. lib/model.ts implements it. */
+/** What a context needs of its model. lib/model implements it. */
 export interface ContextOwner extends RunnerOwner {
   readonly vocabSize: number;
   readonly contextLength: number;

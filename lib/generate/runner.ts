@@ -18,7 +18,7 @@ import {
 } from '../native';
 import { batches, reusablePrefix } from './prefix';
 
-/** What a runner needs of its model. lib/model.ts implements it. */
+/** What a runner needs of its model. lib/model implements it. */
 export interface RunnerOwner {
   readonly handle: ModelHandle;
   /** Throws DISPOSED once the model is disposed. */

@@ -46,7 +46,7 @@ export interface LoadedModelInfo {
 export interface ModelState extends ContextOwner {
   readonly path: string;
   readonly plan: Plan;
-  /** Decoder linears and the rest, as lib/models counts them. */
+  /** Sizes as lib/models counts them, and what the engine chose. */
   readonly info: LoadedModelInfo;
 }
 

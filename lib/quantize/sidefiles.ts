@@ -2,7 +2,7 @@
  * lib/quantize: the small files beside the weights. From a Hugging Face directory they are carried over byte for byte, by an allow-list:
  * never weights, never code. From GGUF they are rebuilt from what its metadata holds.
  */
-import { copyFile, readFile, stat, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { LowbitError } from '../errors';
 import type { Checkpoint } from '../checkpoint/types';
@@ -71,7 +71,8 @@ export async function writeSideFiles(
   if (checkpoint.kind === 'hf') {
     const file = path.resolve(checkpoint.path, 'config.json');
     await write('config.json', addToConfigText(await readFile(file, 'utf8'), quantization, file));
-    for (const { name, from } of sideFiles) await copyFile(from, path.join(directory, name));
+    // Bytes, not copyFile: a read-only source must not make a read-only output.
+    for (const { name, from } of sideFiles) await writeFile(path.join(directory, name), await readFile(from));
     return;
   }
   // GGUF says nothing of it, and the default of other readers would be F32; in BF16 no activation can overflow.

@@ -44,7 +44,11 @@ std::vector<float> RandomVector(std::mt19937& random, size_t count, float range 
   return values;
 }
 
-// What goes into a packed matrix, kept as the reference. `plain`: scales 1, small integer offsets, so results are integers.
+// kIntegers: scales 1 and small integer offsets, so that results are integers; kExtremes: also all codes largest and all
+// activations +127 or all -127, what 16-bit intermediate sums must survive.
+enum class Values { kRandom, kIntegers, kExtremes };
+
+// What goes into a packed matrix, kept as the reference.
 struct Source {
   int n, k, bits, group, groups;
   AffineKind kind;
@@ -53,11 +57,12 @@ struct Source {
   Part part;
   std::string name;
 
-  Source(std::mt19937& random, int rows, int columns, int b, int group_size, AffineKind affine, bool meta_f32, bool plain)
+  Source(std::mt19937& random, int rows, int columns, int b, int group_size, AffineKind affine, bool meta_f32, Values values)
       : n(rows), k(columns), bits(b), group(group_size <= 0 || group_size >= columns ? (columns + 31) / 32 * 32 : group_size), kind(affine) {
     groups = (k + group - 1) / group;
     codes.resize(size_t(n) * size_t(k));
-    for (uint8_t& code : codes) code = static_cast<uint8_t>(random() % 3 == 0 ? (1u << bits) - 1 : random() & ((1u << bits) - 1));
+    const bool plain = values != Values::kRandom;
+    for (uint8_t& code : codes) code = static_cast<uint8_t>(values == Values::kExtremes || random() % 3 == 0 ? (1u << bits) - 1 : random() & ((1u << bits) - 1));
     scales.resize(size_t(n) * size_t(groups));
     seconds.resize(kind == AffineKind::kSymmetric ? 0 : scales.size());
     const auto round = [&](float value) { return plain ? 1.0f : meta_f32 ? value : HalfToFloat(FloatToHalf(value)); };
@@ -122,13 +127,17 @@ struct Aligned {
   explicit Aligned(size_t size) : bytes(size + 64), data(bytes.data() + (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64)) {}
 };
 
-// Runs one product and compares it with the float64 value of exactly the quantised operands. `exact`: results must be equal.
-void CheckProduct(const KernelTable& t, std::mt19937& random, const Source& source, int m, int activation_group, bool gemm, bool accumulate, bool exact) {
+// Runs one product and compares it with the float64 value of exactly the quantised operands. Unless the
+// values are random, results must be equal.
+void CheckProduct(const KernelTable& t, std::mt19937& random, const Source& source, int m, int activation_group, bool gemm, bool accumulate,
+                  Values values) {
+  const bool exact = values != Values::kRandom;
   const int n = source.n, k = source.k;
   const bool halves = source.group == 16;
   std::vector<float> x(size_t(m) * size_t(k));
   for (size_t i = 0; i < x.size(); ++i) {
-    if (!exact) x[i] = Uniform(random) * (i % 97 == 5 ? 8.0f : 1.0f);
+    if (values == Values::kExtremes) x[i] = i / size_t(k) % 2 == 0 ? 127.0f : -127.0f;
+    else if (!exact) x[i] = Uniform(random) * (i % 97 == 5 ? 8.0f : 1.0f);
     else x[i] = int(i % size_t(k)) % activation_group == 0 ? 127.0f : static_cast<float>(int(random() % 255) - 127);  // scale exactly 1
   }
   Rows rows(m, k, activation_group, gemm ? t.gemm_tile : m, halves);
@@ -164,7 +173,7 @@ void CheckProduct(const KernelTable& t, std::mt19937& random, const Source& sour
     }
   }
   const std::string what = std::string(gemm ? "gemm " : "small ") + source.name + ", m " + std::to_string(m) + ", x group " + std::to_string(activation_group) +
-                           (exact ? ", exact" : "") + (accumulate ? ", accumulate" : "");
+                           (values == Values::kIntegers ? ", integers" : values == Values::kExtremes ? ", extremes" : "") + (accumulate ? ", accumulate" : "");
   Report(good, t, what);
   Report(guards, t, "wrote outside of its columns: " + what);
 }
@@ -201,11 +210,11 @@ LOWBIT_TEST(simd_affine_products) {
   for (const KernelTable* t : Tables()) {
     std::mt19937 random(71);
     ForFormats([&](int bits, int group, AffineKind kind, bool meta_f32, int serial) {
-      for (int sample = 0; sample < 3; ++sample) {
+      for (int sample = 0; sample < 6; ++sample) {
         const int pick = serial * 5 + sample * 7;
-        const Source source(random, kRowsOfW[(pick + sample) % 6], kColumns[(pick + pick / 7) % 7], bits, group, kind, meta_f32, false);
-        CheckProduct(*t, random, source, pick % kSmallRows + 1, 32, false, pick % 3 == 0, false);
-        CheckProduct(*t, random, source, kGemmRows[(pick + pick / 12) % 12], 32, true, pick % 3 == 1, false);
+        const Source source(random, kRowsOfW[(pick + sample) % 6], kColumns[(pick + pick / 7) % 7], bits, group, kind, meta_f32, Values::kRandom);
+        CheckProduct(*t, random, source, pick % kSmallRows + 1, 32, false, pick % 3 == 0, Values::kRandom);
+        CheckProduct(*t, random, source, kGemmRows[(pick + pick / 12) % 12], 32, true, pick % 3 == 1, Values::kRandom);
       }
     });
   }
@@ -215,9 +224,11 @@ LOWBIT_TEST(simd_affine_products_are_exact_on_integers) {
   for (const KernelTable* t : Tables()) {
     std::mt19937 random(72);
     ForFormats([&](int bits, int group, AffineKind kind, bool meta_f32, int serial) {
-      const Source source(random, kRowsOfW[serial % 6], kColumns[serial / 2 % 6], bits, group, kind, meta_f32, true);
-      CheckProduct(*t, random, source, serial % kSmallRows + 1, 32, false, serial % 5 == 0, true);
-      CheckProduct(*t, random, source, kGemmRows[serial % 12], 32, true, serial % 5 == 1, true);
+      for (const Values values : {Values::kIntegers, Values::kExtremes}) {
+        const Source source(random, kRowsOfW[serial % 6], kColumns[serial / 2 % 6], bits, group, kind, meta_f32, values);
+        CheckProduct(*t, random, source, serial % kSmallRows + 1, 32, false, serial % 5 == 0, values);
+        CheckProduct(*t, random, source, kGemmRows[serial % 12], 32, true, serial % 5 == 1, values);
+      }
     });
   }
 }
@@ -228,12 +239,12 @@ LOWBIT_TEST(simd_affine_products_of_long_rows) {
     std::mt19937 random(73);
     for (const int bits : {3, 4, 8}) {
       for (const AffineKind kind : kKinds) {
-        for (const int group : {16, 128, 0}) {
-          const Source source(random, 40, 2 * kGemmColumns + 96, bits, group, kind, true, false);
+        for (const int group : {16, 96, 128, 0}) {
+          const Source source(random, 40, 2 * kGemmColumns + 96, bits, group, kind, true, Values::kRandom);
           for (const int activation_group : {32, 64, 128}) {
-            if (group == 16 && activation_group != 32) continue;
-            CheckProduct(*t, random, source, 3, activation_group, false, false, false);
-            CheckProduct(*t, random, source, 7, activation_group, true, false, false);
+            if (activation_group != 32 && group % activation_group != 0) continue;
+            CheckProduct(*t, random, source, 3, activation_group, false, false, Values::kRandom);
+            CheckProduct(*t, random, source, 7, activation_group, true, false, Values::kRandom);
           }
         }
       }
@@ -296,7 +307,7 @@ LOWBIT_TEST(simd_unpack_panel) {
   for (const KernelTable* t : Tables()) {
     ForFormats([&](int bits, int group, AffineKind kind, bool meta_f32, int serial) {
       const int k = kColumns[serial % 7];
-      const Source source(random, kRowsOfW[serial / 7 % 6], k, bits, group, kind, meta_f32, false);
+      const Source source(random, kRowsOfW[serial / 7 % 6], k, bits, group, kind, meta_f32, Values::kRandom);
       check(*t, source.part.view, 0, k, source.name);
       const int k0 = static_cast<int>(random() % unsigned((k + 31) / 32)) * 32;
       check(*t, source.part.view, k0, static_cast<int>(random() % unsigned(k - k0)) + 1, source.name);
@@ -473,6 +484,9 @@ LOWBIT_TEST(simd_exp_sum) {
     masked[18] = -1e30f;
     EXPECT(t->exp_sum(masked.data(), masked.size(), 2) == 1.0f);
     for (size_t i = 0; i < masked.size(); ++i) EXPECT(masked[i] == (i == 3 ? 1.0f : 0.0f));
+    std::vector<float> broken = {0, 1, std::nanf(""), 2};
+    EXPECT(std::isnan(t->exp_sum(broken.data(), broken.size(), 2)));
+    EXPECT(std::isnan(broken[2]) && !std::isnan(broken[1]));
     for (size_t at = 0; at < 70; ++at) {
       std::vector<float> x(70, -3.0f);
       x[at] = -2.0f;

@@ -63,6 +63,14 @@ describe('ci-counts', () => {
     });
   });
 
+  test('a test that says why it is skipped is the same test when it runs', () => {
+    const lines = [
+      { name: 'a (skipped: no model) b', status: 'skipped' },
+      { name: 'a b', status: 'passed' },
+    ];
+    expect(counts(lines)).toMatchObject({ status: 0, last: '1 passed, 0 failed, 0 skipped' });
+  });
+
   test('nothing tested is a failure', () => {
     expect(counts([])).toMatchObject({ status: 1, last: '0 passed, 0 failed, 0 skipped' });
   });
