@@ -94,7 +94,8 @@ Napi::Value Truncate(const Napi::CallbackInfo& info) {
   int sequence = 0;
   const auto state = Idle(info, &status, &sequence);
   const double length = info[2].IsNumber() ? info[2].As<Napi::Number>().DoubleValue() : -1;
-  if (status.ok() && !(length >= 0 && length <= static_cast<double>(kMaxInt))) status = Error(Code::kInvalidArgument, "Expected a non-negative integer for length");
+  if (status.ok() && !(length >= 0 && length <= static_cast<double>(kMaxInt)))
+    status = Error(Code::kInvalidArgument, "Expected a non-negative integer for length");
   if (!status.ok()) return Throw(info.Env(), status);
   state->context->Truncate(sequence, static_cast<int>(length));
   return info.Env().Undefined();
@@ -141,7 +142,8 @@ Napi::Value Step(const Napi::CallbackInfo& info) {
   if (f.Has("score")) {
     Fields score = f.Object("score");
     request->score_from = static_cast<int>(score.Int("from", 0, kMaxInt));
-    if (const int32_t* targets = score.Typed<int32_t>("targets", napi_int32_array, &length)) request->targets.assign(targets, targets + length);
+    if (const int32_t* targets = score.Typed<int32_t>("targets", napi_int32_array, &length))
+      request->targets.assign(targets, targets + length);
     request->scores = score.Typed<double>("out", napi_float64_array, &length);
     if (status.ok() && length < request->targets.size()) score.Fail("out", "an array as long as targets");
     if (status.ok()) job.keep.push_back(score.Get("out"));

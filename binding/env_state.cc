@@ -8,8 +8,8 @@ namespace lowbit {
 std::shared_ptr<EnvState> EnvState::Create(Napi::Env env) {
   auto state = std::make_shared<EnvState>();
   state->env_ = env;
-  const napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "lowbit"), 0, 1, nullptr, nullptr, nullptr,
-                                                             &EnvState::CallJs, &state->function_);
+  const napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "lowbit"), 0, 1, nullptr,
+                                                             nullptr, nullptr, &EnvState::CallJs, &state->function_);
   if (status != napi_ok) return nullptr;
   napi_unref_threadsafe_function(env, state->function_);
   // Hooks run in reverse order of registration: this one runs before the threadsafe function closes itself.

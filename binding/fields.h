@@ -22,8 +22,8 @@ class Fields {
   bool Bool(const char* name);
   std::string String(const char* name);
   Fields Object(const char* name);
-  Napi::Array Array(const char* name);        // an empty array on error
-  bool Has(const char* name);                 // present and not undefined
+  Napi::Array Array(const char* name);  // an empty array on error
+  bool Has(const char* name);           // present and not undefined
   Napi::Value Get(const char* name);
   // Typed arrays: pointer and length; the caller keeps a reference for as long as it uses the pointer.
   template <typename T>

@@ -5,10 +5,14 @@ namespace lowbit {
 
 const char* HandleName(HandleKind kind) {
   switch (kind) {
-    case HandleKind::kModel: return "model";
-    case HandleKind::kContext: return "context";
-    case HandleKind::kCalibration: return "calibration";
-    case HandleKind::kCancel: return "cancel";
+    case HandleKind::kModel:
+      return "model";
+    case HandleKind::kContext:
+      return "context";
+    case HandleKind::kCalibration:
+      return "calibration";
+    case HandleKind::kCancel:
+      return "cancel";
   }
   return "lowbit";
 }

@@ -16,18 +16,18 @@ namespace lowbit {
 
 // Counters are touched on the JS thread only.
 struct ModelState {
-  std::shared_ptr<Model> model;        // null after dispose
+  std::shared_ptr<Model> model;  // null after dispose
   std::shared_ptr<Worker> worker;
-  int users = 0;                       // contexts and calibrations not yet disposed
+  int users = 0;  // contexts and calibrations not yet disposed
   bool disposed = false;
-  int busy = 0;                        // jobs that change weights, queued or running
+  int busy = 0;  // jobs that change weights, queued or running
 };
 
 struct ContextState {
   std::shared_ptr<ModelState> owner;
-  std::unique_ptr<Context> context;    // null after dispose; used by the owner's worker
+  std::unique_ptr<Context> context;  // null after dispose; used by the owner's worker
   bool disposed = false;
-  int busy = 0;                        // steps queued or running
+  int busy = 0;  // steps queued or running
 };
 
 struct CalibrationState {
@@ -41,13 +41,21 @@ enum class HandleKind { kModel, kContext, kCalibration, kCancel };
 template <typename T>
 constexpr HandleKind KindOf();
 template <>
-constexpr HandleKind KindOf<ModelState>() { return HandleKind::kModel; }
+constexpr HandleKind KindOf<ModelState>() {
+  return HandleKind::kModel;
+}
 template <>
-constexpr HandleKind KindOf<ContextState>() { return HandleKind::kContext; }
+constexpr HandleKind KindOf<ContextState>() {
+  return HandleKind::kContext;
+}
 template <>
-constexpr HandleKind KindOf<CalibrationState>() { return HandleKind::kCalibration; }
+constexpr HandleKind KindOf<CalibrationState>() {
+  return HandleKind::kCalibration;
+}
 template <>
-constexpr HandleKind KindOf<std::atomic<bool>>() { return HandleKind::kCancel; }
+constexpr HandleKind KindOf<std::atomic<bool>>() {
+  return HandleKind::kCancel;
+}
 
 const char* HandleName(HandleKind kind);
 const napi_type_tag* HandleTag(HandleKind kind);

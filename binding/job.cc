@@ -46,8 +46,10 @@ void Report(Job* job, int64_t done, int64_t total) {
 void Settle(Job* job, Napi::Env env) {
   if (job->spec.finally) job->spec.finally();
   job->env_state->JobEnded(job->cancel);
-  if (job->status.ok()) job->deferred.Resolve(job->spec.result ? job->spec.result(env) : env.Undefined());
-  else job->deferred.Reject(ErrorValue(env, job->status));
+  if (job->status.ok())
+    job->deferred.Resolve(job->spec.result ? job->spec.result(env) : env.Undefined());
+  else
+    job->deferred.Reject(ErrorValue(env, job->status));
   delete job;
 }
 
@@ -80,8 +82,10 @@ Napi::Value StartJob(Napi::Env env, JobSpec spec) {
     if (control.Has("cancel")) cancel = UnwrapHandle<std::atomic<bool>>(control.Get("cancel"), &status);
     if (control.Has("onProgress")) {
       const Napi::Value fn = control.Get("onProgress");
-      if (fn.IsFunction()) on_progress = Napi::Persistent(fn.As<Napi::Function>());
-      else control.Fail("onProgress", "a function");
+      if (fn.IsFunction())
+        on_progress = Napi::Persistent(fn.As<Napi::Function>());
+      else
+        control.Fail("onProgress", "a function");
     }
   }
   if (!status.ok()) {

@@ -24,11 +24,11 @@ Napi::Value Reject(Napi::Env env, const Status& status);
 
 struct JobSpec {
   std::shared_ptr<Worker> worker;
-  Napi::Value control;                                  // JobControl of lib/native.ts
-  std::vector<Napi::Value> keep;                        // JS values (handles, output arrays) alive until the end
-  std::function<Status(const Progress&)> work;          // engine thread
-  std::function<Napi::Value(Napi::Env)> result;         // JS thread, after success; undefined when empty
-  std::function<void()> finally;                        // JS thread, before the promise settles, success or not
+  Napi::Value control;                           // JobControl of lib/native.ts
+  std::vector<Napi::Value> keep;                 // JS values (handles, output arrays) alive until the end
+  std::function<Status(const Progress&)> work;   // engine thread
+  std::function<Napi::Value(Napi::Env)> result;  // JS thread, after success; undefined when empty
+  std::function<void()> finally;                 // JS thread, before the promise settles, success or not
 };
 
 // Starts the job and returns its promise. A malformed control rejects (after running `finally`).

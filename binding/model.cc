@@ -79,7 +79,8 @@ Napi::Value ExportWeight(const Napi::CallbackInfo& info) {
   job.control = info[2];
   job.keep = {info[0]};
   job.work = [state, weight, bits](const Progress&) -> Status {
-    if (weight < 0 || weight >= static_cast<int>(state->model->plan().weights.size())) return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
+    if (weight < 0 || weight >= static_cast<int>(state->model->plan().weights.size()))
+      return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
     LOWBIT_ASSIGN_OR_RETURN(const std::vector<float> dense, state->model->DenseWeight(weight));
     bits->resize(dense.size());
     for (size_t i = 0; i < dense.size(); ++i) (*bits)[i] = FloatToBfloat16(dense[i]);
@@ -127,7 +128,8 @@ Napi::Value SolveOne(const Napi::CallbackInfo& info) {
   job.control = info[3];
   job.keep = {info[0]};
   job.work = [state, request, solved](const Progress&) -> Status {
-    LOWBIT_ASSIGN_OR_RETURN(Solved one, SolveWeight(*state->model, request.request.weight, request.request.method, request.request.options));
+    LOWBIT_ASSIGN_OR_RETURN(Solved one,
+                            SolveWeight(*state->model, request.request.weight, request.request.method, request.request.options));
     solved->push_back(std::move(one));
     return Status::Ok();
   };

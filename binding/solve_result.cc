@@ -25,8 +25,10 @@ SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   job.zero_offset = static_cast<int>(f.Int("zeroOffset", 0, 1));
   if (!status->ok()) return job;
   const Result<Method> parsed = ParseMethod(method);
-  if (parsed.ok()) job.request.method = parsed.value();
-  else *status = parsed.status();
+  if (parsed.ok())
+    job.request.method = parsed.value();
+  else
+    *status = parsed.status();
   return job;
 }
 
@@ -51,13 +53,15 @@ Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const Solved& s
   const size_t bits = static_cast<size_t>(q.bits);
   Napi::Int32Array qweight = Napi::Int32Array::New(env, k * bits / 32 * n);
   Napi::Int32Array qzeros = Napi::Int32Array::New(env, groups * (n * bits / 32));
-  WriteGptqWords(q.n, q.k, q.bits, q.groups, job.zero_offset, q.codes, q.zeros, {qweight.Data(), qweight.ElementLength()}, {qzeros.Data(), qzeros.ElementLength()});
+  WriteGptqWords(q.n, q.k, q.bits, q.groups, job.zero_offset, q.codes, q.zeros, {qweight.Data(), qweight.ElementLength()},
+                 {qzeros.Data(), qzeros.ElementLength()});
   // The checkpoint stores scales [groups, n].
   Napi::Uint16Array scales = Napi::Uint16Array::New(env, groups * n);
   for (size_t r = 0; r < n; ++r)
     for (size_t g = 0; g < groups; ++g) scales.Data()[g * n + r] = FloatToHalf(q.scales[r * groups + g]);
   Napi::Int32Array g_idx = Napi::Int32Array::New(env, k);
-  for (size_t j = 0; j < k; ++j) g_idx.Data()[j] = q.g_idx.empty() ? static_cast<int32_t>(j / static_cast<size_t>(q.group_size)) : q.g_idx[j];
+  for (size_t j = 0; j < k; ++j)
+    g_idx.Data()[j] = q.g_idx.empty() ? static_cast<int32_t>(j / static_cast<size_t>(q.group_size)) : q.g_idx[j];
   out.Set("qweight", qweight);
   out.Set("qzeros", qzeros);
   out.Set("scales", scales);

@@ -101,8 +101,10 @@ Op ReadOp(Fields& f, Status* status) {
       op.in2 = ReadView(f, "up");
       op.out = ReadView(f, "out");
       const std::string activation = f.String("activation");
-      if (activation == "gelu_tanh") op.activation = Activation::kGeluTanh;
-      else if (activation != "silu") f.Fail("activation", "\"silu\" or \"gelu_tanh\"");
+      if (activation == "gelu_tanh")
+        op.activation = Activation::kGeluTanh;
+      else if (activation != "silu")
+        f.Fail("activation", "\"silu\" or \"gelu_tanh\"");
       break;
     }
     case OpKind::kAdd:
@@ -153,7 +155,8 @@ void ReadPlan(Fields& f, ModelSpec* spec, Status* status) {
   plan.residual = static_cast<int>(f.Int("residual", 0, kMaxInt));
   plan.logits = ReadView(f, "logits");
   constexpr uint32_t kLimit = 1 << 20;
-  ForEach(f, "buffers", status, kLimit, [&](Fields& b) { plan.buffers.push_back({b.String("name"), static_cast<int>(b.Int("width", 1, kMaxInt))}); });
+  ForEach(f, "buffers", status, kLimit,
+          [&](Fields& b) { plan.buffers.push_back({b.String("name"), static_cast<int>(b.Int("width", 1, kMaxInt))}); });
   ForEach(f, "weights", status, kLimit, [&](Fields& w) { ReadWeight(w, spec); });
   ForEach(f, "vectors", status, kLimit, [&](Fields& v) {
     VectorSource source;
@@ -190,8 +193,10 @@ Status ReadModelSpec(Napi::Value value, ModelSpec* spec) {
   const Napi::Array files = f.Array("files");
   for (uint32_t i = 0; i < files.Length() && status.ok(); ++i) {
     const Napi::Value path = files.Get(i);
-    if (!path.IsString()) f.Fail("files", "an array of strings");
-    else spec->files.push_back(path.As<Napi::String>().Utf8Value());
+    if (!path.IsString())
+      f.Fail("files", "an array of strings");
+    else
+      spec->files.push_back(path.As<Napi::String>().Utf8Value());
   }
   ForEach(f, "tensors", &status, 1 << 22, [&](Fields& t) {
     TensorEntry entry;
@@ -204,8 +209,10 @@ Status ReadModelSpec(Napi::Value value, ModelSpec* spec) {
     for (uint32_t d = 0; d < shape.Length() && d < 16 && status.ok(); ++d) {
       const Napi::Value v = shape.Get(d);
       const double size = v.IsNumber() ? v.As<Napi::Number>().DoubleValue() : -1;
-      if (!(size >= 0 && size <= static_cast<double>(kMaxSafe))) t.Fail("shape", "an array of non-negative integers");
-      else entry.shape.push_back(static_cast<int64_t>(size));
+      if (!(size >= 0 && size <= static_cast<double>(kMaxSafe)))
+        t.Fail("shape", "an array of non-negative integers");
+      else
+        entry.shape.push_back(static_cast<int64_t>(size));
     }
     spec->tensors.push_back(std::move(entry));
   });

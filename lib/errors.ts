@@ -36,8 +36,15 @@ export function describe(value: unknown): string {
   if (value === null) return 'null';
   if (value === undefined) return 'undefined';
   if (typeof value === 'string') return `"${value.length > 60 ? `${value.slice(0, 60)}…` : value}" of type string`;
-  if (typeof value === 'object') return `an instance of ${value.constructor?.name ?? 'Object'}`;
+  if (typeof value === 'object') return `an instance of ${constructorName(value)}`;
+  if (typeof value === 'function' || typeof value === 'symbol') return `a ${typeof value}`;
   return `${String(value)} of type ${typeof value}`;
+}
+
+/** Objects without a prototype have no constructor, whatever their type says. */
+function constructorName(value: object): string {
+  const { constructor } = value as { constructor?: unknown };
+  return typeof constructor === 'function' ? constructor.name : 'Object';
 }
 
 /** An INVALID_ARGUMENT error in the project's wording: "Expected <expected> for <option> but received <value>". */

@@ -153,7 +153,11 @@ export interface NativeBinding {
   /** Runs all samples up to the next linear op (or the end of the block) and accumulates its Hessian; skipHessian for methods without. */
   calibrationAdvance(calibration: CalibrationHandle, options: { readonly hessian: boolean }, control: JobControl): Promise<CalibrationStop>;
   /** Quantises weights of the current stop (all cores), replaces them in the model by their quantised form. */
-  calibrationSolve(calibration: CalibrationHandle, jobs: readonly { readonly weight: number; readonly options: SolveOptions }[], control: JobControl): Promise<readonly SolveResult[]>;
+  calibrationSolve(
+    calibration: CalibrationHandle,
+    jobs: readonly { readonly weight: number; readonly options: SolveOptions }[],
+    control: JobControl,
+  ): Promise<readonly SolveResult[]>;
   disposeCalibration(calibration: CalibrationHandle): Promise<void>;
 
   /** A weight as bf16 [n, k] row-major in Hugging Face row order, for writers whose source is not a dense file. */
@@ -182,7 +186,8 @@ export function native(): NativeBinding {
   if (loaded === undefined) {
     try {
       // eslint-disable-next-line @typescript-eslint/no-require-imports
-      loaded = require('node-gyp-build')(path.join(__dirname, '..')) as NativeBinding;
+      const load = require('node-gyp-build') as (root: string) => NativeBinding;
+      loaded = load(path.join(__dirname, '..'));
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
       throw new LowbitError(

@@ -160,7 +160,7 @@ __attribute__((target("avx2,fma"))) double FmaRate256(long rounds) {
 }
 #endif
 
-// Kernels and the ceilings of their instruction set; ref has none of its own and is compared with nothing but memory.
+// Kernels and the ceilings of their instruction set; ref has none of its own and is compared with nothing but memory bandwidth.
 struct Subject {
   const KernelTable* table;
   Ceilings ceilings;
@@ -169,7 +169,8 @@ struct Subject {
 std::vector<Subject> Subjects() {
   std::vector<Subject> subjects;
 #ifdef LOWBIT_X86
-  if (Cpu().avx512 && Cpu().avx512_vnni && Avx512Kernels() != nullptr) subjects.push_back({Avx512Kernels(), {Read512, Int8Rate512, FmaRate512}});
+  if (Cpu().avx512 && Cpu().avx512_vnni && Avx512Kernels() != nullptr)
+    subjects.push_back({Avx512Kernels(), {Read512, Int8Rate512, FmaRate512}});
   if (Cpu().avx2 && Avx2Kernels() != nullptr) subjects.push_back({Avx2Kernels(), {Read256, Int8Rate256, FmaRate256}});
 #endif
   subjects.push_back({RefKernels(), {ReadPortable, nullptr, nullptr}});
@@ -206,9 +207,11 @@ void Measure(const Subject& subject, const std::string& problem, const char* uni
     return v[v.size() / 2];
   };
   const auto best = [](const std::vector<double>& v) { return *std::max_element(v.begin(), v.end()); };
-  std::printf("{\"isa\":\"%s\",\"problem\":\"%s\",\"unit\":\"%s\",\"median\":%.2f,\"best\":%.2f", subject.table->name, problem.c_str(), unit,
-              median(rates) * factor, best(rates) * factor);
-  if (ceiling) std::printf(",\"ceiling_best\":%.2f,\"ratio\":%.3f,\"ratio_of_best\":%.3f", best(ceilings) * factor, median(ratios), best(rates) / best(ceilings));
+  std::printf("{\"isa\":\"%s\",\"problem\":\"%s\",\"unit\":\"%s\",\"median\":%.2f,\"best\":%.2f", subject.table->name, problem.c_str(),
+              unit, median(rates) * factor, best(rates) * factor);
+  if (ceiling)
+    std::printf(",\"ceiling_best\":%.2f,\"ratio\":%.3f,\"ratio_of_best\":%.3f", best(ceilings) * factor, median(ratios),
+                best(rates) / best(ceilings));
   std::printf(",\"samples\":%d,\"cpu\":\"%s\"}\n", samples, Cpu().name.c_str());
   std::fflush(stdout);
 }
@@ -218,12 +221,9 @@ struct Format {
   int bits, group;
   AffineKind kind;
 };
-constexpr Format kFormats[] = {{"q4_0", 4, 32, AffineKind::kSymmetric},
-                               {"q4_1", 4, 32, AffineKind::kMinimum},
-                               {"q8_0", 8, 32, AffineKind::kSymmetric},
-                               {"g128", 4, 128, AffineKind::kZeroPoint},
-                               {"3 bit g128", 3, 128, AffineKind::kZeroPoint},
-                               {"6 bit g16", 6, 16, AffineKind::kSymmetric}};
+constexpr Format kFormats[] = {{"q4_0", 4, 32, AffineKind::kSymmetric},        {"q4_1", 4, 32, AffineKind::kMinimum},
+                               {"q8_0", 8, 32, AffineKind::kSymmetric},        {"g128", 4, 128, AffineKind::kZeroPoint},
+                               {"3 bit g128", 3, 128, AffineKind::kZeroPoint}, {"6 bit g16", 6, 16, AffineKind::kSymmetric}};
 
 struct Shape {
   int n, k;
@@ -300,8 +300,9 @@ void BenchGemv(const Subject& subject) {
             subject.table->affine_small(view, x.view, y.data(), size_t(shape.n), 0, shape.n / 16, false);
           }
         };
-        Measure(subject, Name("gemv", format.name, m, shape), "GB/s", 1e-9, double(bytes * copies), 15,
-                [&] { return subject.ceilings.read(data, bytes * copies); }, kernel);
+        Measure(
+            subject, Name("gemv", format.name, m, shape), "GB/s", 1e-9, double(bytes * copies), 15,
+            [&] { return subject.ceilings.read(data, bytes * copies); }, kernel);
       }
     }
   }
@@ -318,9 +319,12 @@ void BenchGemm(const Subject& subject) {
       std::vector<float> y(size_t(shape.n) * size_t(m));
       Result<Block> scratch = Block::Allocate(kGemmScratchBytes, MemoryClass::kScratch, "scratch");
       if (part.bytes() == 0 || !scratch.ok()) continue;
-      Measure(subject, Name("gemm", format.name, m, shape), "GOPS", 2e-9, double(m) * shape.n * shape.k, shape.n == 4096 ? 7 : 25,
-              subject.ceilings.int8 == nullptr ? std::function<double()>() : [&] { return subject.ceilings.int8(10000); },
-              [&] { subject.table->affine_gemm(part.view, x.view, y.data(), size_t(shape.n), 0, shape.n / 16, false, scratch.value().data()); });
+      Measure(
+          subject, Name("gemm", format.name, m, shape), "GOPS", 2e-9, double(m) * shape.n * shape.k, shape.n == 4096 ? 7 : 25,
+          subject.ceilings.int8 == nullptr ? std::function<double()>() : [&] { return subject.ceilings.int8(10000); },
+          [&] {
+            subject.table->affine_gemm(part.view, x.view, y.data(), size_t(shape.n), 0, shape.n / 16, false, scratch.value().data());
+          });
     }
   }
 }
@@ -330,13 +334,17 @@ void BenchF32(const Subject& subject) {
     const int n = 1536, k = 576;
     std::vector<float> x(size_t((m + 7) / 8 * 8) * size_t(k), 0.5f), a(x.size()), b(size_t(n) * size_t(k), 0.25f), c(size_t(m) * size_t(n));
     subject.table->pack_rows(x.data(), size_t(k), m, k, a.data());
-    Measure(subject, Name("gemm_f32", "f32", m, {n, k}), "GFLOPS", 2e-9, double(m) * n * k, m < 100 ? 60 : 15,
-            subject.ceilings.fma == nullptr ? std::function<double()>() : [&] { return subject.ceilings.fma(10000); },
-            [&] { subject.table->gemm_f32(a.data(), size_t(k) * kRowTile, kRowTile, b.data(), size_t(k) * 16, 16, m, n, k, c.data(), size_t(n), false); });
+    Measure(
+        subject, Name("gemm_f32", "f32", m, {n, k}), "GFLOPS", 2e-9, double(m) * n * k, m < 100 ? 60 : 15,
+        subject.ceilings.fma == nullptr ? std::function<double()>() : [&] { return subject.ceilings.fma(10000); },
+        [&] {
+          subject.table->gemm_f32(a.data(), size_t(k) * kRowTile, kRowTile, b.data(), size_t(k) * 16, 16, m, n, k, c.data(), size_t(n),
+                                  false);
+        });
   }
 }
 
-// Weights per second; the ceiling is the same panel as f32, copied.
+// Weights per second, from the second-level cache or beyond; no ceiling.
 void BenchUnpack(const Subject& subject) {
   std::vector<float> out(576 * 16);
   const auto run = [&](const PackedView& view, const char* name) {

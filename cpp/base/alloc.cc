@@ -30,7 +30,9 @@ size_t MemoryInUse(MemoryClass memory_class) { return g_in_use[static_cast<int>(
 Result<Block> Block::Allocate(size_t size, MemoryClass memory_class, const char* what) {
   Block block;
   if (size == 0) return block;
-  const Status failure = Error(Code::kOutOfMemory, "Could not allocate %.1f MB for %s; close other programs or use a smaller model or context", double(size) / 1e6, what);
+  const Status failure =
+      Error(Code::kOutOfMemory, "Could not allocate %.1f MB for %s; close other programs or use a smaller model or context",
+            double(size) / 1e6, what);
   if (size > (size_t(1) << 47)) return failure;
 #if defined(_WIN32)
   const size_t reserved = RoundUp(size, 65536);

@@ -31,14 +31,16 @@ class Block {
 
   uint8_t* data() const { return data_; }
   template <typename T>
-  T* as() const { return reinterpret_cast<T*>(data_); }
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
   size_t size() const { return size_; }
 
  private:
   void Release();
   uint8_t* data_ = nullptr;
-  size_t size_ = 0;       // as asked for
-  size_t reserved_ = 0;   // what the system gave, to give back
+  size_t size_ = 0;      // as asked for
+  size_t reserved_ = 0;  // what the system gave, to give back
   MemoryClass class_ = MemoryClass::kScratch;
 };
 

@@ -71,8 +71,8 @@ CpuFeatures Detect() {
   const Registers one = Cpuid(1, 0), seven = Cpuid(7, 0);
   const bool osxsave = (one.c >> 27 & 1) != 0;
   const uint64_t state = osxsave ? EnabledState() : 0;
-  const bool ymm = (state & 0x6) == 0x6;     // xmm and ymm
-  const bool zmm = (state & 0xe6) == 0xe6;   // and opmask, zmm0-15, zmm16-31
+  const bool ymm = (state & 0x6) == 0x6;    // xmm and ymm
+  const bool zmm = (state & 0xe6) == 0xe6;  // and opmask, zmm0-15, zmm16-31
   const bool fma = one.c >> 12 & 1, f16c = one.c >> 29 & 1;
   f.avx2 = ymm && fma && f16c && (seven.b >> 5 & 1);
   f.avx512 = zmm && f.avx2 && (seven.b >> 16 & 1) && (seven.b >> 17 & 1) && (seven.b >> 30 & 1) && (seven.b >> 31 & 1);
@@ -135,9 +135,12 @@ int QuotaCores() {
 
 const char* IsaName(Isa isa) {
   switch (isa) {
-    case Isa::kRef: return "ref";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512: return "avx512";
+    case Isa::kRef:
+      return "ref";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
   }
   return "ref";
 }

@@ -40,7 +40,7 @@ struct Pool::State {
   using Fn = std::function<void(int, int)>;
 
   alignas(64) std::atomic<uint64_t> ticket{0};
-  alignas(64) std::atomic<int> left{0};       // chunks not yet finished
+  alignas(64) std::atomic<int> left{0};  // chunks not yet finished
   alignas(64) std::atomic<uint32_t> epoch{0};
   std::atomic<int> sleepers{0};
   std::atomic<const Fn*> fn{nullptr};
@@ -88,7 +88,9 @@ struct Pool::State {
   void Announce(uint32_t e) {
     epoch.store(e, std::memory_order_seq_cst);
     if (sleepers.load(std::memory_order_seq_cst) == 0) return;
-    { std::lock_guard<std::mutex> lock(park_mutex); }  // a worker between its check and its wait holds this lock
+    {
+      std::lock_guard<std::mutex> lock(park_mutex);
+    }  // a worker between its check and its wait holds this lock
     park.notify_all();
   }
 };
@@ -124,8 +126,10 @@ void Pool::Run(int chunks, const std::function<void(int, int)>& fn) {
     s.Announce(e);
     s.Drain(e, 0);
     for (int polls = 0; s.left.load(std::memory_order_acquire) != 0; ++polls) {
-      if (polls < 500) Relax();
-      else std::this_thread::yield();  // the last chunk's worker may be off its core: give ours away
+      if (polls < 500)
+        Relax();
+      else
+        std::this_thread::yield();  // the last chunk's worker may be off its core: give ours away
     }
   }
   s.open.store(false, std::memory_order_release);

@@ -22,15 +22,24 @@ std::string FormatV(const char* format, va_list args) {
 
 const char* CodeName(Code code) {
   switch (code) {
-    case Code::kOk: return "OK";
-    case Code::kInvalidArgument: return "INVALID_ARGUMENT";
-    case Code::kUnsupported: return "UNSUPPORTED";
-    case Code::kCorruptFile: return "CORRUPT_FILE";
-    case Code::kIo: return "IO";
-    case Code::kOutOfMemory: return "OUT_OF_MEMORY";
-    case Code::kDevice: return "DEVICE";
-    case Code::kCancelled: return "CANCELLED";
-    case Code::kInternal: return "INTERNAL";
+    case Code::kOk:
+      return "OK";
+    case Code::kInvalidArgument:
+      return "INVALID_ARGUMENT";
+    case Code::kUnsupported:
+      return "UNSUPPORTED";
+    case Code::kCorruptFile:
+      return "CORRUPT_FILE";
+    case Code::kIo:
+      return "IO";
+    case Code::kOutOfMemory:
+      return "OUT_OF_MEMORY";
+    case Code::kDevice:
+      return "DEVICE";
+    case Code::kCancelled:
+      return "CANCELLED";
+    case Code::kInternal:
+      return "INTERNAL";
   }
   return "INTERNAL";
 }

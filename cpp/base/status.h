@@ -53,8 +53,8 @@ std::string Format(const char* format, ...) LOWBIT_PRINTF(1, 2);
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}               // NOLINT: implicit by design
-  Result(Status status) : state_(std::move(status)) {}        // NOLINT: implicit by design
+  Result(T value) : state_(std::move(value)) {}         // NOLINT: implicit by design
+  Result(Status status) : state_(std::move(status)) {}  // NOLINT: implicit by design
   bool ok() const { return std::holds_alternative<T>(state_); }
   T& value() { return std::get<T>(state_); }
   const T& value() const { return std::get<T>(state_); }
@@ -64,9 +64,9 @@ class [[nodiscard]] Result {
   std::variant<T, Status> state_;
 };
 
-#define LOWBIT_RETURN_IF_ERROR(expr)            \
-  do {                                          \
-    ::lowbit::Status lowbit_status_ = (expr);   \
+#define LOWBIT_RETURN_IF_ERROR(expr)                 \
+  do {                                               \
+    ::lowbit::Status lowbit_status_ = (expr);        \
     if (!lowbit_status_.ok()) return lowbit_status_; \
   } while (0)
 

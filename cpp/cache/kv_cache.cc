@@ -70,7 +70,8 @@ const float* KvCache::Keys(int cache, int sequence, int kv_head, int begin, int 
   const size_t offset = c.keys + c.key_sequence * static_cast<size_t>(sequence) + c.key_head * static_cast<size_t>(kv_head) +
                         static_cast<size_t>(begin) * static_cast<size_t>(c.spec.head_dim);
   if (!f16_) return storage_.as<float>() + offset;
-  kernels.f16_to_f32(storage_.as<uint16_t>() + offset, scratch, static_cast<size_t>(RoundUp16(end - begin)) * static_cast<size_t>(c.spec.head_dim));
+  kernels.f16_to_f32(storage_.as<uint16_t>() + offset, scratch,
+                     static_cast<size_t>(RoundUp16(end - begin)) * static_cast<size_t>(c.spec.head_dim));
   return scratch;
 }
 

@@ -46,8 +46,8 @@ class KvCache {
  private:
   struct Cache {
     CacheSpec spec;
-    size_t key_head = 0, value_head = 0;      // elements of one head
-    size_t keys = 0, values = 0;              // element offset of sequence 0
+    size_t key_head = 0, value_head = 0;  // elements of one head
+    size_t keys = 0, values = 0;          // element offset of sequence 0
     size_t key_sequence = 0, value_sequence = 0;
     int value_stride = 0;
   };

@@ -17,7 +17,8 @@ Result<Part> PackQuantized(const char* name, const QuantizedLinear& q) {
   if (!q.g_idx.empty()) {
     order.resize(k);
     for (size_t j = 0; j < k; ++j) order[j] = static_cast<int32_t>(j);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return q.g_idx[static_cast<size_t>(a)] < q.g_idx[static_cast<size_t>(b)]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int32_t a, int32_t b) { return q.g_idx[static_cast<size_t>(a)] < q.g_idx[static_cast<size_t>(b)]; });
     codes.resize(n * k);
     for (size_t r = 0; r < n; ++r)
       for (size_t j = 0; j < k; ++j) codes[r * k + j] = q.codes[r * k + static_cast<size_t>(order[j])];
@@ -58,7 +59,8 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
   const WeightShape& shape = model.plan().weights[static_cast<size_t>(weight)];
   LOWBIT_ASSIGN_OR_RETURN(const std::vector<float> dense, model.DenseWeight(weight));
   Solved solved;
-  LOWBIT_ASSIGN_OR_RETURN(solved.linear, Quantize(method, shape.name.c_str(), dense, shape.n, shape.k, hessian, options, model.kernels(), model.pool()));
+  LOWBIT_ASSIGN_OR_RETURN(solved.linear,
+                          Quantize(method, shape.name.c_str(), dense, shape.n, shape.k, hessian, options, model.kernels(), model.pool()));
   LOWBIT_ASSIGN_OR_RETURN(Part part, PackQuantized(shape.name.c_str(), solved.linear));
   model.ReplaceWeight(weight, std::move(part));
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -67,7 +69,8 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
 
 }  // namespace
 
-Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens, std::vector<int32_t> offsets) {
+Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
+                                                         std::vector<int32_t> offsets) {
   if (model->fast()) return Error(Code::kInvalidArgument, "Calibration needs a model loaded with precision \"exact\"");
   if (offsets.size() < 2 || offsets.front() != 0 || offsets.back() != static_cast<int32_t>(tokens.size()))
     return Error(Code::kInvalidArgument, "Calibration offsets must start at 0 and end at the number of tokens");
@@ -75,17 +78,20 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
   for (size_t s = 0; s + 1 < offsets.size(); ++s) {
     const int64_t length = static_cast<int64_t>(offsets[s + 1]) - offsets[s];
     if (length < 1 || length > kMaxSampleTokens)
-      return Error(Code::kInvalidArgument, "Calibration sample %zu has %lld tokens; expected 1 to %d", s, static_cast<long long>(length), kMaxSampleTokens);
+      return Error(Code::kInvalidArgument, "Calibration sample %zu has %lld tokens; expected 1 to %d", s, static_cast<long long>(length),
+                   kMaxSampleTokens);
     longest = std::max(longest, static_cast<int>(length));
   }
   const Plan& plan = model->plan();
   for (int32_t token : tokens)
-    if (token < 0 || token >= plan.vocab_size) return Error(Code::kInvalidArgument, "Calibration token %d is outside the model's vocabulary of %d", token, plan.vocab_size);
+    if (token < 0 || token >= plan.vocab_size)
+      return Error(Code::kInvalidArgument, "Calibration token %d is outside the model's vocabulary of %d", token, plan.vocab_size);
   if (longest > plan.max_seq_len)
     return Error(Code::kInvalidArgument, "A calibration sample of %d tokens exceeds the model's limit of %d", longest, plan.max_seq_len);
   std::unique_ptr<Calibration> c(new Calibration());
   LOWBIT_ASSIGN_OR_RETURN(c->cache_, KvCache::Create(plan.caches, 1, longest, /*f16=*/false));
-  LOWBIT_ASSIGN_OR_RETURN(c->executor_, Executor::Create(plan, model->bindings(), model->kernels(), model->pool(), /*fast=*/false, longest, 1));
+  LOWBIT_ASSIGN_OR_RETURN(c->executor_,
+                          Executor::Create(plan, model->bindings(), model->kernels(), model->pool(), /*fast=*/false, longest, 1));
   c->model_ = std::move(model);
   c->tokens_ = std::move(tokens);
   c->offsets_ = std::move(offsets);
@@ -128,8 +134,10 @@ Status Calibration::AdvanceSamples(int next, const std::vector<View>& live, bool
     batch.tokens = tokens_.data() + offsets_[static_cast<size_t>(s)];
     batch.segments.push_back({0, 0, rows, 0});
     LOWBIT_RETURN_IF_ERROR(executor_->Begin(batch));
-    if (first) LOWBIT_RETURN_IF_ERROR(executor_->Run(plan.prologue, &cache_, progress.cancel));
-    else Restore(s, live_, rows);
+    if (first)
+      LOWBIT_RETURN_IF_ERROR(executor_->Run(plan.prologue, &cache_, progress.cancel));
+    else
+      Restore(s, live_, rows);
     LOWBIT_RETURN_IF_ERROR(executor_->Run({op_, next}, &cache_, progress.cancel));
     if (hessian_ != nullptr) {
       const View& in = plan.ops[static_cast<size_t>(next)].in;
@@ -171,7 +179,8 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
   const std::vector<View> live = LiveViews(plan, next, block.end);
   const Op* linear = at_end ? nullptr : &plan.ops[static_cast<size_t>(next)];
   if (linear != nullptr && hessian) {
-    LOWBIT_ASSIGN_OR_RETURN(Hessian h, Hessian::Create(linear->in.width, plan.weights[static_cast<size_t>(linear->outputs[0].weight)].name.c_str()));
+    LOWBIT_ASSIGN_OR_RETURN(Hessian h,
+                            Hessian::Create(linear->in.width, plan.weights[static_cast<size_t>(linear->outputs[0].weight)].name.c_str()));
     hessian_ = std::make_unique<Hessian>(std::move(h));
   }
   const Status status = AdvanceSamples(next, live, first, progress);
@@ -209,7 +218,8 @@ Result<std::vector<Solved>> Calibration::Solve(const std::vector<SolveRequest>& 
 }
 
 Result<Solved> SolveWeight(Model& model, int weight, Method method, const QuantizeOptions& options) {
-  if (weight < 0 || weight >= static_cast<int>(model.plan().weights.size())) return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
+  if (weight < 0 || weight >= static_cast<int>(model.plan().weights.size()))
+    return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
   return SolveAndReplace(model, weight, method, HessianView(), options);
 }
 

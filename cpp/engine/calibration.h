@@ -38,7 +38,8 @@ struct Solved {
 class Calibration {
  public:
   // Sample s is tokens[offsets[s] .. offsets[s+1]); each at most kMaxSampleTokens long. The model must be of exact precision.
-  static Result<std::unique_ptr<Calibration>> Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens, std::vector<int32_t> offsets);
+  static Result<std::unique_ptr<Calibration>> Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
+                                                     std::vector<int32_t> offsets);
 
   // After a failed or cancelled Advance the calibration can only be destroyed.
   // Runs to the next linear op, or to the end of the block; accumulates that op's Hessian if `hessian`.
@@ -59,12 +60,12 @@ class Calibration {
   std::vector<int32_t> tokens_, offsets_;
   std::unique_ptr<Executor> executor_;
   KvCache cache_;
-  std::vector<Block> state_;      // per sample [rows][live columns], room for the widest stop
-  std::vector<View> live_;        // what state_ holds
-  int block_ = -1;                // current block; -1 before the first
-  int op_ = 0;                    // next op to run
-  bool stopped_ = false;          // op_ is a linear op whose Hessian was taken
-  bool failed_ = false;           // an Advance failed half way: the states no longer belong together
+  std::vector<Block> state_;  // per sample [rows][live columns], room for the widest stop
+  std::vector<View> live_;    // what state_ holds
+  int block_ = -1;            // current block; -1 before the first
+  int op_ = 0;                // next op to run
+  bool stopped_ = false;      // op_ is a linear op whose Hessian was taken
+  bool failed_ = false;       // an Advance failed half way: the states no longer belong together
   std::unique_ptr<Hessian> hessian_;
   std::vector<int> stop_weights_;
 };

@@ -20,7 +20,7 @@ struct StepRequest {
   std::vector<int32_t> tokens;  // appended; at least one
   bool sample = false;
   SampleOptions sampling;
-  int repeat_last_n = 64;       // history of the penalty; -1 = the whole sequence
+  int repeat_last_n = 64;  // history of the penalty; -1 = the whole sequence
   // log p(targets[i]) of row score_from + i goes to scores[i].
   int score_from = 0;
   std::vector<int32_t> targets;

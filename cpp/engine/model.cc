@@ -19,7 +19,8 @@ namespace {
 // GGUF llama files store row 2i+p of a head where Hugging Face has row p*half + i (p = 0, 1): packed row -> file row.
 Result<RowMap> RotaryRowMap(const char* name, int n, int heads) {
   if (heads <= 0) return RowMap();
-  if (n % heads != 0 || (n / heads) % 2 != 0) return Error(Code::kInvalidArgument, "Tensor %s has %d rows, which do not split into %d heads of even size", name, n, heads);
+  if (n % heads != 0 || (n / heads) % 2 != 0)
+    return Error(Code::kInvalidArgument, "Tensor %s has %d rows, which do not split into %d heads of even size", name, n, heads);
   const int dim = n / heads, half = dim / 2;
   RowMap map(static_cast<size_t>(n));
   for (int h = 0; h < heads; ++h)
@@ -34,13 +35,15 @@ Status CheckShape(const Tensor& t, std::initializer_list<int64_t> shape) {
   std::string have, want;
   for (int64_t d : t.shape) have += (have.empty() ? "" : ", ") + std::to_string(d);
   for (int64_t d : shape) want += (want.empty() ? "" : ", ") + std::to_string(d);
-  return Error(Code::kCorruptFile, "%s: tensor %s has shape [%s] where the model needs [%s]", t.file->path().c_str(), t.name.c_str(), have.c_str(), want.c_str());
+  return Error(Code::kCorruptFile, "%s: tensor %s has shape [%s] where the model needs [%s]", t.file->path().c_str(), t.name.c_str(),
+               have.c_str(), want.c_str());
 }
 
 template <typename T>
 Result<std::span<const T>> Words(const Tensor& t, std::vector<T>* copy) {
   // safetensors offsets need not be aligned to the element; a misaligned tensor is copied.
-  if (reinterpret_cast<uintptr_t>(t.data) % alignof(T) == 0) return std::span<const T>(reinterpret_cast<const T*>(t.data), t.bytes / sizeof(T));
+  if (reinterpret_cast<uintptr_t>(t.data) % alignof(T) == 0)
+    return std::span<const T>(reinterpret_cast<const T*>(t.data), t.bytes / sizeof(T));
   copy->resize(t.bytes / sizeof(T));
   std::memcpy(copy->data(), t.data, t.bytes);
   return std::span<const T>(*copy);
@@ -56,16 +59,19 @@ Result<Part> LoadWeight(const std::vector<Tensor>& tensors, const WeightShape& s
     switch (t.dtype) {
       case DType::kF32:
       case DType::kF16:
-      case DType::kBF16: return PackDense(t.name.c_str(), t.dtype, t.data, shape.n, shape.k, map);
+      case DType::kBF16:
+        return PackDense(t.name.c_str(), t.dtype, t.data, shape.n, shape.k, map);
       case DType::kF64:
       case DType::kI8:
       case DType::kU8:
       case DType::kI16:
       case DType::kI32:
       case DType::kI64:
-        return Error(Code::kCorruptFile, "%s: tensor %s has type %s, which cannot hold weights; expected F32, F16, BF16 or a GGUF block type",
+        return Error(Code::kCorruptFile,
+                     "%s: tensor %s has type %s, which cannot hold weights; expected F32, F16, BF16 or a GGUF block type",
                      t.file->path().c_str(), t.name.c_str(), Info(t.dtype).name);
-      default: return PackGguf(t.name.c_str(), t.dtype, t.data, shape.n, shape.k, map);
+      default:
+        return PackGguf(t.name.c_str(), t.dtype, t.data, shape.n, shape.k, map);
     }
   }
   GptqTensors g;
@@ -74,7 +80,8 @@ Result<Part> LoadWeight(const std::vector<Tensor>& tensors, const WeightShape& s
   g.bits = source.bits;
   g.group_size = source.group_size;
   g.zero_offset = source.zero_offset;
-  if (g.bits != 2 && g.bits != 3 && g.bits != 4 && g.bits != 8) return Error(Code::kUnsupported, "%s: GPTQ with %d bits is not supported; use 2, 3, 4 or 8", name, g.bits);
+  if (g.bits != 2 && g.bits != 3 && g.bits != 4 && g.bits != 8)
+    return Error(Code::kUnsupported, "%s: GPTQ with %d bits is not supported; use 2, 3, 4 or 8", name, g.bits);
   if (g.group_size <= 0) return Error(Code::kInvalidArgument, "%s: the GPTQ group size must be positive", name);
   const int64_t groups = (static_cast<int64_t>(g.k) + g.group_size - 1) / g.group_size;
   const Tensor &qw = tensor(source.qweight), &qz = tensor(source.qzeros), &sc = tensor(source.scales);
@@ -85,7 +92,8 @@ Result<Part> LoadWeight(const std::vector<Tensor>& tensors, const WeightShape& s
   if (source.g_idx >= 0) words.push_back(&tensor(source.g_idx));
   for (const Tensor* t : words)
     if (t->dtype != DType::kI32)
-      return Error(Code::kCorruptFile, "%s: tensor %s has type %s where a GPTQ checkpoint has I32", t->file->path().c_str(), t->name.c_str(), Info(t->dtype).name);
+      return Error(Code::kCorruptFile, "%s: tensor %s has type %s where a GPTQ checkpoint has I32", t->file->path().c_str(),
+                   t->name.c_str(), Info(t->dtype).name);
   std::vector<int32_t> copy_w, copy_z, copy_g;
   LOWBIT_ASSIGN_OR_RETURN(g.qweight, Words<int32_t>(qw, &copy_w));
   LOWBIT_ASSIGN_OR_RETURN(g.qzeros, Words<int32_t>(qz, &copy_z));
@@ -110,9 +118,11 @@ Result<std::vector<float>> LoadVector(const std::vector<Tensor>& tensors, const 
       std::memcpy(&half, t.data + 2 * i, 2);
       file[i] = t.dtype == DType::kF16 ? HalfToFloat(half) : Bfloat16ToFloat(half);
     } else {
-      return Error(Code::kUnsupported, "%s: tensor %s has type %s; norm weights and biases must be F32, F16 or BF16", t.file->path().c_str(), t.name.c_str(), Info(t.dtype).name);
+      return Error(Code::kUnsupported, "%s: tensor %s has type %s; norm weights and biases must be F32, F16 or BF16",
+                   t.file->path().c_str(), t.name.c_str(), Info(t.dtype).name);
     }
-    if (!std::isfinite(file[i])) return Error(Code::kCorruptFile, "%s: tensor %s holds a NaN or infinity at element %zu", t.file->path().c_str(), t.name.c_str(), i);
+    if (!std::isfinite(file[i]))
+      return Error(Code::kCorruptFile, "%s: tensor %s holds a NaN or infinity at element %zu", t.file->path().c_str(), t.name.c_str(), i);
   }
   LOWBIT_ASSIGN_OR_RETURN(const RowMap map, RotaryRowMap(t.name.c_str(), shape.length, source.rope_heads));
   std::vector<float> values(file.size());
@@ -176,12 +186,14 @@ Result<std::shared_ptr<Model>> Model::Load(ModelSpec spec, const Progress& progr
       try {  // nothing may escape into the pool
         parts[i] = LoadWeight(tensors, model->plan_.weights[i], spec.weights[i]);
       } catch (const std::bad_alloc&) {
-        parts[i] = Error(Code::kOutOfMemory, "Memory ran out while loading %s; close other programs or use a smaller model", model->plan_.weights[i].name.c_str());
+        parts[i] = Error(Code::kOutOfMemory, "Memory ran out while loading %s; close other programs or use a smaller model",
+                         model->plan_.weights[i].name.c_str());
       }
       if (!parts[i].ok()) return;
       const WeightSource& s = spec.weights[i];
       for (int t : {s.tensor, s.qweight})
-        if (t >= 0) tensors[static_cast<size_t>(t)].file->DontNeed(tensors[static_cast<size_t>(t)].data, tensors[static_cast<size_t>(t)].bytes);
+        if (t >= 0)
+          tensors[static_cast<size_t>(t)].file->DontNeed(tensors[static_cast<size_t>(t)].data, tensors[static_cast<size_t>(t)].bytes);
     });
     for (size_t i = begin; i < end; ++i) {
       if (!parts[i].ok()) return parts[i].status();

@@ -30,7 +30,7 @@ struct Progress {
 
 // Tensors of a weight or vector; indices into ModelSpec.tensors.
 struct WeightSource {
-  int tensor = -1;  // dense or GGUF blocks
+  int tensor = -1;                                         // dense or GGUF blocks
   int qweight = -1, qzeros = -1, scales = -1, g_idx = -1;  // GPTQ, when tensor < 0
   int bits = 0, group_size = 0, zero_offset = 0;
   int rope_heads = 0;  // > 0: undo GGUF's pairwise rotary row order
@@ -63,8 +63,8 @@ class Model {
   Pool& pool() { return *pool_; }
   bool fast() const { return fast_; }
 
-  size_t weight_bytes() const;   // packed, in memory
-  size_t stored_bytes() const;   // as files store them
+  size_t weight_bytes() const;  // packed, in memory
+  size_t stored_bytes() const;  // as files store them
   int64_t parameters() const;
 
   // Dequantised weight, [n][k] f32 row-major, in the order of the Hugging Face checkpoint.

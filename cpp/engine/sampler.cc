@@ -52,7 +52,8 @@ Result<int> Sample(std::span<float> logits, std::span<const int32_t> history, in
     }
   }
   if (nan || best_id < 0 || !std::isfinite(best))
-    return Error(Code::kInvalidArgument, "The model produced logits that are not finite at position %lld; its weights are damaged or its values overflow",
+    return Error(Code::kInvalidArgument,
+                 "The model produced logits that are not finite at position %lld; its weights are damaged or its values overflow",
                  static_cast<long long>(position));
   if (options.temperature <= 0) return best_id;
 

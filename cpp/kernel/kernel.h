@@ -50,8 +50,8 @@ struct KernelTable {
   // s*a_line_stride + i%kRowTile] (a whole tile of kRowTile floats must be readable). B: element (step s, column j) at
   // b[(j/16)*b_panel_stride + s*b_line_stride + j%16] (whole 16-float lines must be readable; no alignment needed).
   // k steps; strides in floats. Exactly m x n floats of c are written. Fixed summation order in s for given k, whatever m.
-  void (*gemm_f32)(const float* a, size_t a_tile_stride, size_t a_line_stride, const float* b, size_t b_panel_stride,
-                   size_t b_line_stride, int m, int n, int k, float* c, size_t ldc, bool accumulate);
+  void (*gemm_f32)(const float* a, size_t a_tile_stride, size_t a_line_stride, const float* b, size_t b_panel_stride, size_t b_line_stride,
+                   int m, int n, int k, float* c, size_t ldc, bool accumulate);
   // Dequantises columns [k0, k0+kc) of one panel to out[kc][16] (affine: k0 a multiple of 32). Exact: the f32 value of w.
   void (*unpack_panel)(const PackedView& w, int panel, int k0, int kc, float* out);
   // x[rows][ldx] -> tiles of kRowTile rows: out[(tile*k + s)*kRowTile + i]; missing rows of the last tile are zero.
@@ -62,17 +62,19 @@ struct KernelTable {
   // zero_code = 2^(bits-1) for kSymmetric weights, else 0.
   void (*quantize_rows)(const float* x, size_t ldx, const QuantizedRows& q, int zero_code, int row0, int row1);
   // y[m][ldy] (+)= x W^T for m <= kSmallRows, panels [panel0, panel1), streaming the weights once. y points at column 0.
-  // rows.tile == rows.m. rows.group must divide, or be a multiple of, nothing in particular: see ActivationGroup().
+  // rows.tile == rows.m. rows.group: 32, or a multiple of 32 that divides the weight group (or the weight group is the whole
+  // row) and is at most kGemmColumns; 32 for group_size 16. ActivationGroup() yields such a number.
   void (*affine_small)(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate);
   // Any m; rows.tile == gemm_tile; scratch of kGemmScratchBytes, 64-byte aligned, private to the calling thread.
-  void (*affine_gemm)(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate, uint8_t* scratch);
+  void (*affine_gemm)(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate,
+                      uint8_t* scratch);
 
   // ---- vectors (f32) ----------------------------------------------------------------------------------------------
   void (*rms_norm)(const float* x, const float* weight, float* y, size_t width, float eps);  // y may be x
   void (*add)(const float* a, const float* b, float* y, size_t count);                       // y may be a or b
   void (*silu_mul)(const float* gate, const float* up, float* y, size_t count);              // y = silu(gate)*up
   void (*gelu_tanh_mul)(const float* gate, const float* up, float* y, size_t count);
-  void (*softcap)(float* x, size_t count, float cap);                                        // x = cap*tanh(x/cap)
+  void (*softcap)(float* x, size_t count, float cap);  // x = cap*tanh(x/cap)
   // Pairs (x[i], x[i+half]) rotated by (cos[i], sin[i]); head vector of `half`*2 floats in place.
   void (*rope_half)(float* x, const float* cosines, const float* sines, size_t half);
   // e = exp(x - maximum) in place, returns the sum in a fixed order.

@@ -43,9 +43,9 @@ Result<Part> PackDense(const char* name, DType dtype, const uint8_t* rows, int n
 // Neutral description of an affine matrix, before packing. codes [n, k] one byte each; scales, seconds [n, groups].
 struct AffineSource {
   int n = 0, k = 0, bits = 0;
-  int group_size = 0;              // 16, a multiple of 32, or >= k for the whole row
+  int group_size = 0;  // 16, a multiple of 32, or >= k for the whole row
   AffineKind affine = AffineKind::kSymmetric;
-  bool meta_f32 = false;           // false: scales and seconds must be exactly representable in f16
+  bool meta_f32 = false;  // false: scales and seconds must be exactly representable in f16
   std::span<const uint8_t> codes;
   std::span<const float> scales;
   std::span<const float> seconds;  // minimum or zero point; empty for kSymmetric
@@ -69,19 +69,19 @@ Status DecodeGguf(DType dtype, const uint8_t* blocks, int64_t count, float* out)
 
 // ---- gptq_words.cc: Hugging Face GPTQ tensors -> affine part (layout: docs/formats.md, "GPTQ").
 struct GptqTensors {
-  int n = 0, k = 0, bits = 0;      // bits 2, 3, 4, 8
-  int group_size = 0;              // > 0
-  int zero_offset = 0;             // added to a stored zero: 1 for v1 files, 0 for v2
+  int n = 0, k = 0, bits = 0;        // bits 2, 3, 4, 8
+  int group_size = 0;                // > 0
+  int zero_offset = 0;               // added to a stored zero: 1 for v1 files, 0 for v2
   std::span<const int32_t> qweight;  // [k*bits/32, n]
   std::span<const int32_t> qzeros;   // [groups, n*bits/32]
   std::span<const uint8_t> scales;   // [groups, n] in scales_dtype
   DType scales_dtype = DType::kF16;
-  std::span<const int32_t> g_idx;    // [k] or empty (k / group_size)
+  std::span<const int32_t> g_idx;  // [k] or empty (k / group_size)
 };
 Result<Part> PackGptq(const char* name, const GptqTensors& tensors, const RowMap& map);
 
 // The inverse, for writing: codes [n, k], zeros [n, groups] -> qweight and qzeros words (zero_offset subtracted).
-void WriteGptqWords(int n, int k, int bits, int groups, int zero_offset, std::span<const uint8_t> codes,
-                    std::span<const uint8_t> zeros, std::span<int32_t> qweight, std::span<int32_t> qzeros);
+void WriteGptqWords(int n, int k, int bits, int groups, int zero_offset, std::span<const uint8_t> codes, std::span<const uint8_t> zeros,
+                    std::span<int32_t> qweight, std::span<int32_t> qzeros);
 
 }  // namespace lowbit

@@ -18,24 +18,29 @@ constexpr int64_t kMinParallelFloats = 16384;
 bool Uses(const Op& op, int buffer) {
   const auto is = [&](const View& v) { return v.buffer == buffer; };
   switch (op.kind) {
-    case OpKind::kEmbed: return is(op.out);
-    case OpKind::kRmsNorm: return is(op.in) || is(op.out);
+    case OpKind::kEmbed:
+      return is(op.out);
+    case OpKind::kRmsNorm:
+      return is(op.in) || is(op.out);
     case OpKind::kLinear:
       if (is(op.in)) return true;
       return std::any_of(op.outputs.begin(), op.outputs.end(), [&](const LinearOutput& o) { return is(o.out); });
     case OpKind::kRope:
-    case OpKind::kSoftcap: return is(op.in);
-    case OpKind::kAttention: return is(op.in) || is(op.in2) || is(op.in3) || is(op.out);
+    case OpKind::kSoftcap:
+      return is(op.in);
+    case OpKind::kAttention:
+      return is(op.in) || is(op.in2) || is(op.in3) || is(op.out);
     case OpKind::kGlu:
-    case OpKind::kAdd: return is(op.in) || is(op.in2) || is(op.out);
+    case OpKind::kAdd:
+      return is(op.in) || is(op.in2) || is(op.out);
   }
   return true;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindings& bindings, const KernelTable& kernels, Pool& pool, bool fast,
-                                                   int max_rows, int epilogue_rows) {
+Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindings& bindings, const KernelTable& kernels, Pool& pool,
+                                                   bool fast, int max_rows, int epilogue_rows) {
   std::unique_ptr<Executor> e(new Executor(plan, bindings, kernels, pool, fast));
   e->max_rows_ = max_rows;
   e->epilogue_rows_ = std::min(epilogue_rows, max_rows);
@@ -61,7 +66,11 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
   const size_t codes = RoundUp(rows * k_pad, 64), per_group = RoundUp(rows * groups * 4, 64);
   LOWBIT_ASSIGN_OR_RETURN(e->shared_, Block::Allocate(permuted + packed + codes + 7 * per_group, MemoryClass::kScratch, "linear scratch"));
   uint8_t* p = e->shared_.data();
-  const auto take = [&](size_t bytes) { uint8_t* at = p; p += bytes; return at; };
+  const auto take = [&](size_t bytes) {
+    uint8_t* at = p;
+    p += bytes;
+    return at;
+  };
   e->permuted_ = reinterpret_cast<float*>(take(permuted));
   e->packed_rows_ = reinterpret_cast<float*>(take(packed));
   e->quantized_.q = reinterpret_cast<int8_t*>(take(codes));
@@ -75,7 +84,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
   for (const Op& op : plan.ops)
     if (op.kind == OpKind::kAttention) per_thread = std::max(per_thread, AttentionScratch(op).bytes);
   e->thread_scratch_ = RoundUp(per_thread, 4096);
-  LOWBIT_ASSIGN_OR_RETURN(e->scratch_, Block::Allocate(e->thread_scratch_ * static_cast<size_t>(pool.threads()), MemoryClass::kScratch, "thread scratch"));
+  LOWBIT_ASSIGN_OR_RETURN(
+      e->scratch_, Block::Allocate(e->thread_scratch_ * static_cast<size_t>(pool.threads()), MemoryClass::kScratch, "thread scratch"));
   e->cosines_.resize(plan.ropes.size());
   e->sines_.resize(plan.ropes.size());
   return e;
@@ -126,13 +136,18 @@ void Executor::ForRows(int rows, const std::function<void(int, int)>& fn) {
 
 Status Executor::RunOp(const Op& op, int rows, KvCache* cache) {
   const auto for_rows = [&](int width, const std::function<void(int, int)>& fn) {
-    if (static_cast<int64_t>(rows) * width < kMinParallelFloats) fn(0, rows);
-    else ForRows(rows, fn);
+    if (static_cast<int64_t>(rows) * width < kMinParallelFloats)
+      fn(0, rows);
+    else
+      ForRows(rows, fn);
   };
   switch (op.kind) {
-    case OpKind::kEmbed: return Embed(op, rows);
-    case OpKind::kLinear: return Linear(op, rows);
-    case OpKind::kAttention: return Attention(op, cache);
+    case OpKind::kEmbed:
+      return Embed(op, rows);
+    case OpKind::kLinear:
+      return Linear(op, rows);
+    case OpKind::kAttention:
+      return Attention(op, cache);
     case OpKind::kRmsNorm: {
       const float* weight = bindings_.vectors[static_cast<size_t>(op.index)].data();
       for_rows(op.in.width, [&](int begin, int end) {
@@ -149,7 +164,8 @@ Status Executor::RunOp(const Op& op, int rows, KvCache* cache) {
       for_rows(op.in.width, [&](int begin, int end) {
         for (int r = begin; r < end; ++r)
           for (int h = 0; h < op.n_heads; ++h)
-            kernels_.rope_half(Row(op.in, r) + h * op.head_dim, cosines + static_cast<size_t>(r) * half, sines + static_cast<size_t>(r) * half, half);
+            kernels_.rope_half(Row(op.in, r) + h * op.head_dim, cosines + static_cast<size_t>(r) * half,
+                               sines + static_cast<size_t>(r) * half, half);
       });
       return Status::Ok();
     }

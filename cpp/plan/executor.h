@@ -27,9 +27,9 @@ struct Bindings {
 // Consecutive rows of one sequence, appended behind `past` tokens.
 struct Segment {
   int sequence = 0;
-  int row = 0;    // first row of the batch
+  int row = 0;  // first row of the batch
   int count = 0;
-  int past = 0;   // tokens already in the cache; the position of the first row
+  int past = 0;  // tokens already in the cache; the position of the first row
 };
 
 struct Batch {
@@ -60,7 +60,8 @@ class Executor {
 
   // Row r of a view.
   float* Row(const View& view, int r) const {
-    return base_[static_cast<size_t>(view.buffer)] + static_cast<size_t>(r) * static_cast<size_t>(plan_.buffers[static_cast<size_t>(view.buffer)].width) +
+    return base_[static_cast<size_t>(view.buffer)] +
+           static_cast<size_t>(r) * static_cast<size_t>(plan_.buffers[static_cast<size_t>(view.buffer)].width) +
            static_cast<size_t>(view.offset);
   }
   size_t Stride(const View& view) const { return static_cast<size_t>(plan_.buffers[static_cast<size_t>(view.buffer)].width); }
@@ -96,7 +97,7 @@ class Executor {
 
   Block buffers_;
   std::vector<float*> base_;
-  Block shared_;               // packed or quantised rows of the current linear input, and its permuted copy
+  Block shared_;  // packed or quantised rows of the current linear input, and its permuted copy
   float* permuted_ = nullptr;
   float* packed_rows_ = nullptr;
   QuantizedRows quantized_;    // pointers into shared_

@@ -28,7 +28,8 @@ Status Executor::Attention(const Op& op, KvCache* cache) {
   // Keys and values first: every item of a segment may read all of them.
   const auto store = [&](const Segment& s, int head, int begin, int end) {
     for (int t = begin; t < end; ++t)
-      cache->Store(op.index, s.sequence, head, s.past + t, Row(op.in2, s.row + t) + head * head_dim, Row(op.in3, s.row + t) + head * head_dim, kernels_);
+      cache->Store(op.index, s.sequence, head, s.past + t, Row(op.in2, s.row + t) + head * head_dim,
+                   Row(op.in3, s.row + t) + head * head_dim, kernels_);
   };
   const int n_items = static_cast<int>(items.size());
   if (n_items <= 2) {
@@ -46,7 +47,8 @@ Status Executor::Attention(const Op& op, KvCache* cache) {
     const int kv_head = chunk % op.n_kv_heads;
     const Segment& s = *item.segment;
     float* scratch = reinterpret_cast<float*>(scratch_.data() + static_cast<size_t>(worker) * thread_scratch_);
-    float *query = scratch + layout.query, *scores = scratch + layout.scores, *packed = scratch + layout.packed, *output = scratch + layout.output;
+    float *query = scratch + layout.query, *scores = scratch + layout.scores, *packed = scratch + layout.packed,
+          *output = scratch + layout.output;
     float *maximum = scratch + layout.state, *sum = maximum + layout.rows;
     const int m = item.tokens * group;
     const size_t dim = static_cast<size_t>(layout.dim);
@@ -55,7 +57,8 @@ Status Executor::Attention(const Op& op, KvCache* cache) {
     for (int t = 0; t < item.tokens; ++t)
       for (int h = 0; h < group; ++h) {
         float* to = scores + static_cast<size_t>(t * group + h) * static_cast<size_t>(head_dim);
-        std::memcpy(to, Row(op.in, s.row + item.first + t) + (kv_head * group + h) * head_dim, static_cast<size_t>(head_dim) * sizeof(float));
+        std::memcpy(to, Row(op.in, s.row + item.first + t) + (kv_head * group + h) * head_dim,
+                    static_cast<size_t>(head_dim) * sizeof(float));
         kernels_.scale(to, static_cast<size_t>(head_dim), op.factor);
       }
     kernels_.pack_rows(scores, static_cast<size_t>(head_dim), m, head_dim, query);
@@ -71,8 +74,8 @@ Status Executor::Attention(const Op& op, KvCache* cache) {
       const int end = std::min(begin + kKeyBlock, last + 1), keys = end - begin;
       const float* key = cache->Keys(op.index, s.sequence, kv_head, begin, end, scratch + layout.keys, kernels_);
       const float* value = cache->Values(op.index, s.sequence, kv_head, begin, end, scratch + layout.values, kernels_);
-      kernels_.gemm_f32(query, static_cast<size_t>(head_dim) * kRowTile, kRowTile, key, static_cast<size_t>(head_dim) * 16, 16, m, keys, head_dim,
-                        scores, kKeyBlock, false);
+      kernels_.gemm_f32(query, static_cast<size_t>(head_dim) * kRowTile, kRowTile, key, static_cast<size_t>(head_dim) * 16, 16, m, keys,
+                        head_dim, scores, kKeyBlock, false);
       for (int r = 0; r < m; ++r) {
         float* row = scores + static_cast<size_t>(r) * kKeyBlock;
         const int position = first + r / group;

@@ -12,11 +12,11 @@ namespace lowbit {
 struct Executor::Product {
   const Part* part;
   View out;
-  const float* bias;   // added by the first part of an output, or null
+  const float* bias;  // added by the first part of an output, or null
   bool accumulate;
   View in;
-  bool fast;           // integer kernels
-  int zero_code;       // of the int8 rows, fast only
+  bool fast;      // integer kernels
+  int zero_code;  // of the int8 rows, fast only
 
   bool SameInput(const Product& other) const {
     return fast == other.fast && zero_code == other.zero_code && (part->view.group_size == 16) == (other.part->view.group_size == 16) &&
@@ -47,9 +47,12 @@ Status Executor::Linear(const Op& op, int rows) {
   for (size_t begin = 0; begin < products.size();) {
     // A run must not hold two parts of one output: both would add to the same columns at the same time.
     size_t end = begin + 1;
-    while (end < products.size() && products[end].SameInput(products[begin]) && products[end].out.offset != products[end - 1].out.offset) ++end;
-    if (products[begin].fast) PrepareFast(products[begin], rows);
-    else PrepareExact(products[begin], rows);
+    while (end < products.size() && products[end].SameInput(products[begin]) && products[end].out.offset != products[end - 1].out.offset)
+      ++end;
+    if (products[begin].fast)
+      PrepareFast(products[begin], rows);
+    else
+      PrepareExact(products[begin], rows);
 
     struct Chunk {
       const Product* product;
@@ -95,7 +98,8 @@ void Executor::PrepareExact(const Product& first, int rows) {
   const int k = first.part->view.k, tiles = (rows + kRowTile - 1) / kRowTile;
   const auto pack = [&](int tile) {
     const int r = tile * kRowTile;
-    kernels_.pack_rows(x + static_cast<size_t>(r) * ldx, ldx, std::min(kRowTile, rows - r), k, packed_rows_ + static_cast<size_t>(r) * static_cast<size_t>(k));
+    kernels_.pack_rows(x + static_cast<size_t>(r) * ldx, ldx, std::min(kRowTile, rows - r), k,
+                       packed_rows_ + static_cast<size_t>(r) * static_cast<size_t>(k));
   };
   if (tiles < 4) {
     for (int t = 0; t < tiles; ++t) pack(t);
@@ -123,7 +127,9 @@ void Executor::PrepareFast(const Product& first, int rows) {
   if (tiles < 4) {
     kernels_.quantize_rows(x, ldx, form, first.zero_code, 0, rows);
   } else {
-    pool_.Run(tiles, [&](int t, int) { kernels_.quantize_rows(x, ldx, form, first.zero_code, t * form.tile, std::min(rows, (t + 1) * form.tile)); });
+    pool_.Run(tiles, [&](int t, int) {
+      kernels_.quantize_rows(x, ldx, form, first.zero_code, t * form.tile, std::min(rows, (t + 1) * form.tile));
+    });
   }
 }
 
@@ -136,16 +142,20 @@ void Executor::ComputePanels(const Product& product, int rows, int panel0, int p
   if (product.bias != nullptr) {
     for (int r = 0; r < rows; ++r) {
       float* row = y + static_cast<size_t>(r) * ldy;
-      if (accumulate) kernels_.add(row + column0, product.bias + column0, row + column0, static_cast<size_t>(column1 - column0));
-      else std::memcpy(row + column0, product.bias + column0, static_cast<size_t>(column1 - column0) * sizeof(float));
+      if (accumulate)
+        kernels_.add(row + column0, product.bias + column0, row + column0, static_cast<size_t>(column1 - column0));
+      else
+        std::memcpy(row + column0, product.bias + column0, static_cast<size_t>(column1 - column0) * sizeof(float));
     }
     accumulate = true;
   }
   uint8_t* scratch = scratch_.data() + static_cast<size_t>(worker) * thread_scratch_;
   if (product.fast) {
     QuantizedRows form = quantized_;
-    if (rows <= kSmallRows) kernels_.affine_small(w, form, y, ldy, panel0, panel1, accumulate);
-    else kernels_.affine_gemm(w, form, y, ldy, panel0, panel1, accumulate, scratch);
+    if (rows <= kSmallRows)
+      kernels_.affine_small(w, form, y, ldy, panel0, panel1, accumulate);
+    else
+      kernels_.affine_gemm(w, form, y, ldy, panel0, panel1, accumulate, scratch);
     return;
   }
   float* unpacked = reinterpret_cast<float*>(scratch);
@@ -157,8 +167,8 @@ void Executor::ComputePanels(const Product& product, int rows, int panel0, int p
       const size_t kc = std::min(kExactColumns, k - k0);
       for (int i = 0; i < panels; ++i)
         kernels_.unpack_panel(w, p + i, static_cast<int>(k0), static_cast<int>(kc), unpacked + static_cast<size_t>(i) * kc * kPanelRows);
-      kernels_.gemm_f32(packed_rows_ + k0 * kRowTile, k * kRowTile, kRowTile, unpacked, kc * kPanelRows, kPanelRows, rows, columns, static_cast<int>(kc),
-                        y + p * kPanelRows, ldy, accumulate || k0 > 0);
+      kernels_.gemm_f32(packed_rows_ + k0 * kRowTile, k * kRowTile, kRowTile, unpacked, kc * kPanelRows, kPanelRows, rows, columns,
+                        static_cast<int>(kc), y + p * kPanelRows, ldy, accumulate || k0 > 0);
     }
   }
 }
@@ -185,7 +195,9 @@ Status Executor::Embed(const Op& op, int rows) {
       }
     }
   };
-  pool_.Run(rows, [&](int r, int worker) { embed(r, reinterpret_cast<float*>(scratch_.data() + static_cast<size_t>(worker) * thread_scratch_)); });
+  pool_.Run(rows, [&](int r, int worker) {
+    embed(r, reinterpret_cast<float*>(scratch_.data() + static_cast<size_t>(worker) * thread_scratch_));
+  });
   return Status::Ok();
 }
 

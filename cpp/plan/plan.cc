@@ -62,14 +62,17 @@ Status CheckOp(const Plan& plan, int i, const Op& op) {
     case OpKind::kRope: {
       if (op.index < 0 || op.index >= static_cast<int>(plan.ropes.size())) return bad("rope table out of range");
       const size_t half = plan.ropes[static_cast<size_t>(op.index)].inverse_frequencies.size();
-      if (op.n_heads <= 0 || op.head_dim <= 0 || half == 0 || half * 2 > static_cast<size_t>(op.head_dim)) return bad("head sizes do not fit the table");
-      if (!ViewOk(plan, op.in) || op.in.width / op.head_dim != op.n_heads || op.in.width % op.head_dim != 0) return bad("view is not n_heads * head_dim wide");
+      if (op.n_heads <= 0 || op.head_dim <= 0 || half == 0 || half * 2 > static_cast<size_t>(op.head_dim))
+        return bad("head sizes do not fit the table");
+      if (!ViewOk(plan, op.in) || op.in.width / op.head_dim != op.n_heads || op.in.width % op.head_dim != 0)
+        return bad("view is not n_heads * head_dim wide");
       return Status::Ok();
     }
     case OpKind::kAttention: {
       if (op.index < 0 || op.index >= static_cast<int>(plan.caches.size())) return bad("cache out of range");
       const CacheSpec& c = plan.caches[static_cast<size_t>(op.index)];
-      if (op.n_heads <= 0 || op.n_kv_heads <= 0 || op.n_heads % op.n_kv_heads != 0 || op.n_heads / op.n_kv_heads > 1024) return bad("heads do not divide");
+      if (op.n_heads <= 0 || op.n_kv_heads <= 0 || op.n_heads % op.n_kv_heads != 0 || op.n_heads / op.n_kv_heads > 1024)
+        return bad("heads do not divide");
       if (c.n_kv_heads != op.n_kv_heads || c.head_dim != op.head_dim) return bad("cache has other heads");
       const int q = op.n_heads * op.head_dim, kv = op.n_kv_heads * op.head_dim;
       if (!ViewOk(plan, op.in) || !ViewOk(plan, op.in2) || !ViewOk(plan, op.in3) || !ViewOk(plan, op.out)) return bad("view out of range");
@@ -78,10 +81,14 @@ Status CheckOp(const Plan& plan, int i, const Op& op) {
       return Status::Ok();
     }
     case OpKind::kGlu:
-      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.in2) || !ViewOk(plan, op.out) || op.in.width != op.out.width || op.in2.width != op.out.width) return bad("views do not match");
+      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.in2) || !ViewOk(plan, op.out) || op.in.width != op.out.width ||
+          op.in2.width != op.out.width)
+        return bad("views do not match");
       return Status::Ok();
     case OpKind::kAdd:
-      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.in2) || !ViewOk(plan, op.out) || op.in.width != op.out.width || op.in2.width != op.out.width) return bad("views do not match");
+      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.in2) || !ViewOk(plan, op.out) || op.in.width != op.out.width ||
+          op.in2.width != op.out.width)
+        return bad("views do not match");
       return Status::Ok();
     case OpKind::kSoftcap:
       if (!ViewOk(plan, op.in) || !(op.factor > 0)) return bad("view out of range or cap not positive");
@@ -95,8 +102,13 @@ void Accesses(const Op& op, std::vector<View>* reads, std::vector<View>* writes)
   reads->clear();
   writes->clear();
   switch (op.kind) {
-    case OpKind::kEmbed: writes->push_back(op.out); break;
-    case OpKind::kRmsNorm: reads->push_back(op.in); writes->push_back(op.out); break;
+    case OpKind::kEmbed:
+      writes->push_back(op.out);
+      break;
+    case OpKind::kRmsNorm:
+      reads->push_back(op.in);
+      writes->push_back(op.out);
+      break;
     case OpKind::kLinear:
       reads->push_back(op.in);
       for (const LinearOutput& o : op.outputs) {
@@ -105,13 +117,21 @@ void Accesses(const Op& op, std::vector<View>* reads, std::vector<View>* writes)
       }
       break;
     case OpKind::kRope:
-    case OpKind::kSoftcap: reads->push_back(op.in); break;
+    case OpKind::kSoftcap:
+      reads->push_back(op.in);
+      break;
     case OpKind::kAttention:
-      reads->push_back(op.in); reads->push_back(op.in2); reads->push_back(op.in3);
+      reads->push_back(op.in);
+      reads->push_back(op.in2);
+      reads->push_back(op.in3);
       writes->push_back(op.out);
       break;
     case OpKind::kGlu:
-    case OpKind::kAdd: reads->push_back(op.in); reads->push_back(op.in2); writes->push_back(op.out); break;
+    case OpKind::kAdd:
+      reads->push_back(op.in);
+      reads->push_back(op.in2);
+      writes->push_back(op.out);
+      break;
   }
 }
 
@@ -125,7 +145,8 @@ Result<OpKind> ParseOp(const std::string& name) {
 
 Status ValidatePlan(const Plan& plan) {
   const auto fail = [](const char* what) { return Error(Code::kInvalidArgument, "The plan is invalid: %s", what); };
-  if (plan.vocab_size <= 0 || plan.vocab_size > kMaxWidth || plan.hidden_size <= 0 || plan.max_seq_len <= 0) return fail("sizes must be positive");
+  if (plan.vocab_size <= 0 || plan.vocab_size > kMaxWidth || plan.hidden_size <= 0 || plan.max_seq_len <= 0)
+    return fail("sizes must be positive");
   if (plan.buffers.empty() || plan.buffers.size() > 1024) return fail("number of buffers");
   for (const Buffer& b : plan.buffers)
     if (b.width <= 0 || b.width > kMaxWidth) return fail("buffer width");
@@ -133,7 +154,8 @@ Status ValidatePlan(const Plan& plan) {
     if (c.n_kv_heads <= 0 || c.n_kv_heads > 65536 || c.head_dim <= 0 || c.head_dim > 65536) return fail("cache heads");
   for (const WeightShape& w : plan.weights) {
     if (w.n <= 0 || w.k <= 0 || w.n > kMaxWidth || w.k > kMaxWidth) return fail("weight shape");
-    if (w.bias >= static_cast<int>(plan.vectors.size()) || (w.bias >= 0 && plan.vectors[static_cast<size_t>(w.bias)].length != w.n)) return fail("bias");
+    if (w.bias >= static_cast<int>(plan.vectors.size()) || (w.bias >= 0 && plan.vectors[static_cast<size_t>(w.bias)].length != w.n))
+      return fail("bias");
   }
   for (const RopeTable& r : plan.ropes)
     if (r.inverse_frequencies.empty() || r.inverse_frequencies.size() > 65536) return fail("rope table");

@@ -18,9 +18,9 @@ constexpr int kKeyBlock = 256;
 constexpr int kQueryRows = 48;
 
 struct AttentionLayout {
-  int tokens = 0;          // query tokens per work item
-  int rows = 0;            // tokens * heads per kv head, rounded up to kRowTile
-  int dim = 0;             // head_dim rounded up to 16
+  int tokens = 0;                                             // query tokens per work item
+  int rows = 0;                                               // tokens * heads per kv head, rounded up to kRowTile
+  int dim = 0;                                                // head_dim rounded up to 16
   size_t query, scores, packed, output, keys, values, state;  // float offsets
   size_t bytes = 0;
 };
@@ -33,7 +33,11 @@ inline AttentionLayout AttentionScratch(const Op& op) {
   a.dim = (op.head_dim + 15) / 16 * 16;
   const size_t rows = static_cast<size_t>(a.rows), dim = static_cast<size_t>(a.dim), block = kKeyBlock;
   size_t at = 0;
-  const auto take = [&](size_t floats) { const size_t here = at; at += (floats + 31) / 16 * 16; return here; };
+  const auto take = [&](size_t floats) {
+    const size_t here = at;
+    at += (floats + 31) / 16 * 16;
+    return here;
+  };
   a.query = take(rows * dim);
   a.scores = take(rows * std::max(block, dim));  // holds the unpacked query rows first
   a.packed = take(rows * std::max(block, dim));

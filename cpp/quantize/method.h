@@ -23,18 +23,19 @@ Result<Method> ParseMethod(const std::string& name);
 
 // Field names are GPTQModel's; lib/quantize documents them for users.
 struct QuantizeOptions {
-  int bits = 4;                 // 2, 3, 4, 8
-  int group_size = 128;         // 32, 64, 128 or -1 for the whole row; the last group may be short
+  int bits = 4;          // 2, 3, 4, 8
+  int group_size = 128;  // 32, 64, 128 or -1 for the whole row; the last group may be short
   bool sym = true;
-  double mse = 0;               // exponent of the range search, 0 = off; 2.4 is the published choice, range [1, 8]
+  double mse = 0;  // exponent of the range search, 0 = off; 2.4 is the published choice, range [1, 8]
   // GPTQ only:
-  bool desc_act = false;        // columns by falling Hessian diagonal; groups follow that order (g_idx) unless static_groups
-  bool static_groups = false;   // group grids from the original column order; keeps g_idx trivial with desc_act
-  bool act_group_aware = true;  // group-aware order (GPTQModel): columns inside groups and groups by diagonal; g_idx stays trivial. Ignored with desc_act
-  double damp_percent = 0.05;   // fraction of the mean Hessian diagonal added to it, in (0, 1)
+  bool desc_act = false;       // columns by falling Hessian diagonal; groups follow that order (g_idx) unless static_groups
+  bool static_groups = false;  // group grids from the original column order; keeps g_idx trivial with desc_act
+  bool act_group_aware =
+      true;  // group-aware order (GPTQModel): columns inside groups and groups by diagonal; g_idx stays trivial. Ignored with desc_act
+  double damp_percent = 0.05;         // fraction of the mean Hessian diagonal added to it, in (0, 1)
   double damp_auto_increment = 0.01;  // added to damp_percent after each failed factorisation
-  int block_size = 128;         // columns per lazy update; no effect on the result beyond rounding when groups are whole blocks
-  int64_t min_tokens = 0;       // fewer accumulated tokens than this: fall back to RTN and report it
+  int block_size = 128;               // columns per lazy update; no effect on the result beyond rounding when groups are whole blocks
+  int64_t min_tokens = 0;             // fewer accumulated tokens than this: fall back to RTN and report it
 };
 
 struct HessianView {
@@ -47,22 +48,21 @@ struct QuantizedLinear {
   int n = 0, k = 0, bits = 0, group_size = 0;  // group_size resolved (k for the whole row)
   int groups = 0;
   bool sym = true;
-  std::vector<uint8_t> codes;   // [n][k], original column order
-  std::vector<float> scales;    // [n][groups], every value exactly representable in f16
-  std::vector<uint8_t> zeros;   // [n][groups]
-  std::vector<int32_t> g_idx;   // [k] group of each column; empty when trivial (k / group_size)
+  std::vector<uint8_t> codes;  // [n][k], original column order
+  std::vector<float> scales;   // [n][groups], every value exactly representable in f16
+  std::vector<uint8_t> zeros;  // [n][groups]
+  std::vector<int32_t> g_idx;  // [k] group of each column; empty when trivial (k / group_size)
   // Report:
-  double error = 0;             // tr((W-Q) H (W-Q)^T) / tr(W H W^T), undamped H; relative squared weight error without H
-  double damp_percent = 0;      // what was finally used
-  int dead_columns = 0;         // columns whose Hessian diagonal was zero: codes set to the zero point
+  double error = 0;                    // tr((W-Q) H (W-Q)^T) / tr(W H W^T), undamped H; relative squared weight error without H
+  double damp_percent = 0;             // what was finally used
+  int dead_columns = 0;                // columns whose Hessian diagonal was zero: codes set to the zero point
   std::vector<std::string> fallbacks;  // "damping raised from 0.05 to 0.07 ...", "RTN instead of GPTQ: ..."; empty normally
 };
 
 // w [n][k] row-major f32, finite. INVALID_ARGUMENT for options out of range (also checked by lib/), CORRUPT_FILE naming
 // `name` for non-finite weights. GPTQ: Frantar et al. 2022, algorithm 1; orderings: see gptq.cc.
-Result<QuantizedLinear> Quantize(Method method, const char* name, std::span<const float> w, int n, int k,
-                                 const HessianView& hessian, const QuantizeOptions& options,
-                                 const KernelTable& kernels, Pool& pool);
+Result<QuantizedLinear> Quantize(Method method, const char* name, std::span<const float> w, int n, int k, const HessianView& hessian,
+                                 const QuantizeOptions& options, const KernelTable& kernels, Pool& pool);
 
 // Dequantises to w_hat [n][k] row-major.
 void Dequantize(const QuantizedLinear& q, std::span<float> out);

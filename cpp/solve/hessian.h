@@ -24,8 +24,8 @@ class Hessian {
   void Finish();
 
   int k() const { return k_; }
-  int64_t tokens() const { return tokens_; }            // rows accumulated
-  int64_t dropped_rows() const { return dropped_; }     // rows left out
+  int64_t tokens() const { return tokens_; }                 // rows accumulated
+  int64_t dropped_rows() const { return dropped_; }          // rows left out
   const float* data() const { return matrix_.as<float>(); }  // [k][k]
 
  private:

@@ -51,10 +51,10 @@ struct Tensor {
 // One row of the typed tensor table that lib/checkpoint hands over.
 struct TensorEntry {
   std::string name;
-  int file = 0;          // index into the list of paths
-  std::string dtype;     // a name of dtype.def
+  int file = 0;       // index into the list of paths
+  std::string dtype;  // a name of dtype.def
   std::vector<int64_t> shape;
-  uint64_t offset = 0;   // bytes from the start of the file
+  uint64_t offset = 0;  // bytes from the start of the file
   uint64_t bytes = 0;
 };
 

@@ -48,7 +48,8 @@ Result<std::vector<Tensor>> OpenTensors(const std::vector<std::string>& paths, c
       return Error(Code::kCorruptFile, "%s: tensor %s should have %llu bytes by its shape and type %s but has %llu", path, name,
                    static_cast<unsigned long long>(expected), info.name, static_cast<unsigned long long>(entry.bytes));
     if (entry.offset > file->size() || entry.bytes > file->size() - entry.offset)
-      return Error(Code::kCorruptFile, "%s: tensor %s reaches beyond the end of the file; the file is truncated, fetch it again", path, name);
+      return Error(Code::kCorruptFile, "%s: tensor %s reaches beyond the end of the file; the file is truncated, fetch it again", path,
+                   name);
     Tensor tensor;
     tensor.name = entry.name;
     tensor.dtype = dtype;

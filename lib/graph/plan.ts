@@ -70,7 +70,14 @@ export type Op =
   /** out = scale * table[token] */
   | { readonly op: 'embed'; readonly weight: number; readonly out: View; readonly scale: number }
   /** Each run of `group` columns is normalised by itself with the same weights [group]: group = width for a row norm, head_dim for q/k norms. */
-  | { readonly op: 'rms_norm'; readonly in: View; readonly out: View; readonly vector: number; readonly group: number; readonly eps: number }
+  | {
+      readonly op: 'rms_norm';
+      readonly in: View;
+      readonly out: View;
+      readonly vector: number;
+      readonly group: number;
+      readonly eps: number;
+    }
   /** out (+)= in W^T + bias for every output. One linear op = one distinct input = one Hessian. */
   | { readonly op: 'linear'; readonly in: View; readonly outputs: readonly LinearOutput[] }
   /** Rotates the first rotaryDim columns of every head of the view in place, pairs (i, i + rotaryDim/2). */

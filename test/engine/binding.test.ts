@@ -1,5 +1,5 @@
 /** The binding refuses what memory safety forbids, whatever lib/ does, and goes on working. */
-import { LowbitError } from '../../lib/errors';
+import { type LowbitError } from '../../lib/errors';
 import { type ContextHandle, type ModelHandle, type ModelSpec, type StepSpec, native, toLowbitError } from '../../lib/native';
 import { specOf, withContext, withModel } from './fixtures';
 
@@ -40,7 +40,11 @@ describe('loadModel', () => {
     ['bytes', (s) => ({ ...s, tensors: s.tensors.map((t) => ({ ...t, bytes: t.bytes + 2 })) }), 'should have'],
     ['shape', (s) => ({ ...s, tensors: s.tensors.map((t) => ({ ...t, shape: t.shape.map(() => 2 ** 52) })) }), 'impossible'],
     ['dtype', (s) => ({ ...s, tensors: s.tensors.map((t) => ({ ...t, dtype: 'F7' })) }), 'F7'],
-    ['weight source', (s) => ({ ...s, plan: { ...s.plan, weights: s.plan.weights.map((w) => ({ ...w, source: { kind: 'tensor', tensor: 4000 } })) } }), 'not in the table'],
+    [
+      'weight source',
+      (s) => ({ ...s, plan: { ...s.plan, weights: s.plan.weights.map((w) => ({ ...w, source: { kind: 'tensor', tensor: 4000 } })) } }),
+      'not in the table',
+    ],
     ['weight shape', (s) => ({ ...s, plan: { ...s.plan, weights: s.plan.weights.map((w) => ({ ...w, n: w.n * 2 })) } }), 'invalid'],
     ['op', (s) => ({ ...s, plan: { ...s.plan, ops: s.plan.ops.map((o) => ({ ...o, op: 'jump' })) } }), 'jump'],
     ['view', (s) => ({ ...s, plan: { ...s.plan, logits: { buffer: 0, offset: 0, width: 2 ** 30 } } }), 'logits'],
@@ -59,8 +63,10 @@ describe('handles', () => {
     const model = await native().loadModel(await specOf('tiny-stories', 'exact'), {});
     const cancel = native().createCancel();
     for (const wrong of [undefined, null, 5, 'x', {}, [], cancel, new Map()]) {
-      expect((await failure(() => native().modelInfo(wrong as unknown as ModelHandle))).message).toContain('model handle');
-      expect((await failure(() => native().step(wrong as unknown as ContextHandle, { sequence: 0, tokens }, {}))).message).toContain('context handle');
+      expect((await failure(() => native().modelInfo(wrong as ModelHandle))).message).toContain('model handle');
+      expect((await failure(() => native().step(wrong as ContextHandle, { sequence: 0, tokens }, {}))).message).toContain(
+        'context handle',
+      );
     }
     expect((await failure(() => native().cancel(model as never))).message).toContain('cancel handle');
     await native().disposeModel(model);
@@ -82,7 +88,9 @@ describe('handles', () => {
     await binding.disposeModel(model);
     await binding.disposeModel(model);
     expect((await failure(() => binding.modelInfo(model))).message).toContain('disposed');
-    expect((await failure(() => binding.createContext(model, { contextSize: 16, sequences: 1, kvType: 'f16' }))).message).toContain('disposed');
+    expect((await failure(() => binding.createContext(model, { contextSize: 16, sequences: 1, kvType: 'f16' }))).message).toContain(
+      'disposed',
+    );
   });
 
   test('memory goes back', async () => {
@@ -101,7 +109,7 @@ describe('step', () => {
   test('bad specs are refused and leave the sequence as it was', async () => {
     await withModel(await specOf('tiny-stories', 'exact'), (model) =>
       withContext(model, 8, 'f32', async (context) => {
-        const bad: [StepSpec | unknown, string][] = [
+        const bad: [unknown, string][] = [
           [{ sequence: 0, tokens: new Int32Array(0) }, 'at least one token'],
           [{ sequence: 0, tokens: [1, 2] }, 'tokens'],
           [{ sequence: 0, tokens: new Float32Array(2) }, 'tokens'],
@@ -146,7 +154,11 @@ describe('step', () => {
     await withModel(await specOf('tiny-stories', 'exact'), (model) =>
       withContext(model, 1024, 'f32', async (context) => {
         const calls: number[] = [];
-        await native().step(context, { sequence: 0, tokens: new Int32Array(1024).fill(9) }, { onProgress: (done, total) => calls.push(done / total) });
+        await native().step(
+          context,
+          { sequence: 0, tokens: new Int32Array(1024).fill(9) },
+          { onProgress: (done, total) => calls.push(done / total) },
+        );
         expect(calls.at(-1)).toBe(1);
         await expectWorking(context);
       }),

@@ -35,7 +35,12 @@ export async function withModel<T>(spec: ModelSpec, use: (model: ModelHandle) =>
   }
 }
 
-export async function withContext<T>(model: ModelHandle, contextSize: number, kvType: 'f16' | 'f32', use: (context: ContextHandle) => Promise<T>): Promise<T> {
+export async function withContext<T>(
+  model: ModelHandle,
+  contextSize: number,
+  kvType: 'f16' | 'f32',
+  use: (context: ContextHandle) => Promise<T>,
+): Promise<T> {
   const context = await native().createContext(model, { contextSize, sequences: 1, kvType });
   try {
     return await use(context);
@@ -69,7 +74,12 @@ export function worstDifference(actual: Float32Array, expected: Float32Array): n
 }
 
 /** Rows whose expected top two differ by more than `margin` and whose top token differs. */
-export function topMismatches(actual: Float32Array, expected: Float32Array, vocabSize: number, margin: number): { wrong: number; checked: number } {
+export function topMismatches(
+  actual: Float32Array,
+  expected: Float32Array,
+  vocabSize: number,
+  margin: number,
+): { wrong: number; checked: number } {
   let wrong = 0;
   let checked = 0;
   for (let row = 0; row * vocabSize < expected.length; row++) {

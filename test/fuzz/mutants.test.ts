@@ -108,7 +108,12 @@ function gguf(name: string, width: number, types: readonly (readonly [id: number
   const matrix = (tensor: string, n: number): GgufTensor => {
     const [type, values, bytes] = types[next++ % types.length] as readonly [number, number, number];
     // Bytes below 0x3c keep every f16 in them finite and small.
-    return { name: tensor, dims: [width, n], type, data: Uint8Array.from({ length: ((width * n) / values) * bytes }, () => random() % 0x3c) };
+    return {
+      name: tensor,
+      dims: [width, n],
+      type,
+      data: Uint8Array.from({ length: ((width * n) / values) * bytes }, () => random() % 0x3c),
+    };
   };
   const norm = (tensor: string): GgufTensor => ({ name: tensor, dims: [width], type: 0, data: f32(Array<number>(width).fill(1)) });
   const file = ggufFile({
@@ -124,7 +129,9 @@ function gguf(name: string, width: number, types: readonly (readonly [id: number
     ],
     tensors: [
       matrix('token_embd.weight', 48),
-      ...['attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_gate', 'ffn_up', 'ffn_down'].map((part) => matrix(`blk.0.${part}.weight`, width)),
+      ...['attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_gate', 'ffn_up', 'ffn_down'].map((part) =>
+        matrix(`blk.0.${part}.weight`, width),
+      ),
       ...['blk.0.attn_norm.weight', 'blk.0.ffn_norm.weight', 'output_norm.weight'].map(norm),
     ],
   });
@@ -141,7 +148,7 @@ function damage(file: Buffer, random: () => number): Buffer {
       copy[at(headerEnd)] = random() % 256;
       return copy;
     case 1: // a bit anywhere
-      copy[at(copy.length)]! ^= 1 << random() % 8;
+      copy[at(copy.length)]! ^= 1 << (random() % 8);
       return copy;
     case 2: // the first eight bytes: header length, magic and version
       copy[at(8)] = random() % 256;
@@ -150,17 +157,21 @@ function damage(file: Buffer, random: () => number): Buffer {
       return copy.subarray(0, at(copy.length));
     case 4: // longer
       return Buffer.concat([copy, Buffer.alloc(1 + at(64), random() % 256)]);
-    case 5: { // a run of bytes
+    case 5: {
+      // a run of bytes
       const begin = at(copy.length);
       copy.fill([0, 0xff, 0x7f, 0x80][random() % 4] as number, begin, Math.min(copy.length, begin + 1 + at(16)));
       return copy;
     }
-    case 6: { // a 64-bit number
+    case 6: {
+      // a 64-bit number
       const begin = at(Math.max(1, headerEnd - 8));
-      if (begin + 8 <= copy.length) copy.writeBigUInt64LE([0n, 1n, 2n ** 31n, 2n ** 60n, 2n ** 63n, 2n ** 64n - 1n][random() % 6] as bigint, begin);
+      if (begin + 8 <= copy.length)
+        copy.writeBigUInt64LE([0n, 1n, 2n ** 31n, 2n ** 60n, 2n ** 63n, 2n ** 64n - 1n][random() % 6] as bigint, begin);
       return copy;
     }
-    case 7: { // a decimal number of a JSON header
+    case 7: {
+      // a decimal number of a JSON header
       const text = file.toString('latin1', 0, headerEnd);
       const numbers = [...text.matchAll(/\d+/g)];
       const found = numbers[at(numbers.length)];
@@ -168,7 +179,8 @@ function damage(file: Buffer, random: () => number): Buffer {
       const value = ['0', '1', '-1', '7', '4294967296', '9007199254740993', '1e30', '0.5', 'null', '"x"', '[]'][random() % 11] as string;
       return Buffer.concat([file.subarray(0, found.index), Buffer.from(value), file.subarray(found.index + found[0].length)]);
     }
-    default: { // a piece of the file over another
+    default: {
+      // a piece of the file over another
       const length = 1 + at(64);
       copy.copy(copy, at(copy.length - length), at(copy.length - length), at(copy.length));
       return copy;
@@ -201,7 +213,14 @@ describe('damaged checkpoints', () => {
   const scratch = temporaryDirectory();
 
   test(`${mutants} mutants give a result or a LowbitError`, async () => {
-    const bases = [dense(), await gptq(scratch, 4), await gptq(scratch, 3), await gptq(scratch, 2), gguf('gguf', 32, rows32), gguf('gguf-k', 256, rows256)];
+    const bases = [
+      dense(),
+      await gptq(scratch, 4),
+      await gptq(scratch, 3),
+      await gptq(scratch, 2),
+      gguf('gguf', 32, rows32),
+      gguf('gguf-k', 256, rows256),
+    ];
     const random = integers(seed);
     const outcomes = new Map<string, number>();
     const codes = new Set(['INVALID_ARGUMENT', 'UNSUPPORTED', 'CORRUPT_FILE', 'IO', 'OUT_OF_MEMORY']);
@@ -227,7 +246,9 @@ describe('damaged checkpoints', () => {
       });
       const kind = outcome === 'ran' ? 'ran' : outcome.code;
       if (outcome !== 'ran' && !(codes.has(outcome.code) && outcome.message.length > 10))
-        throw new Error(`mutant ${mutant} of seed ${seed} (${base.name}, ${name}) gave ${outcome.code}: ${outcome.message}`, { cause: outcome });
+        throw new Error(`mutant ${mutant} of seed ${seed} (${base.name}, ${name}) gave ${outcome.code}: ${outcome.message}`, {
+          cause: outcome,
+        });
       outcomes.set(kind, (outcomes.get(kind) ?? 0) + 1);
       writeFileSync(path.join(directory, name), original);
     }

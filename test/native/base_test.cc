@@ -42,8 +42,8 @@ LOWBIT_TEST(HalfRounding) {
 
 LOWBIT_TEST(Bfloat16Rounding) {
   EXPECT(FloatToBfloat16(1.0f) == 0x3f80);
-  EXPECT(FloatToBfloat16(1.00390625f) == 0x3f80);      // 1 + 2^-8: tie to even, down
-  EXPECT(FloatToBfloat16(1.01171875f) == 0x3f82);      // 1 + 3*2^-8: tie to even, up
+  EXPECT(FloatToBfloat16(1.00390625f) == 0x3f80);  // 1 + 2^-8: tie to even, down
+  EXPECT(FloatToBfloat16(1.01171875f) == 0x3f82);  // 1 + 3*2^-8: tie to even, up
   EXPECT(std::isnan(Bfloat16ToFloat(FloatToBfloat16(std::nanf("")))));
   EXPECT(Bfloat16ToFloat(0xc000) == -2.0f);
 }

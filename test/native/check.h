@@ -46,20 +46,19 @@ inline bool Check(bool ok, const char* file, int line, const std::string& text) 
 #define EXPECT(condition) ::lowbit_test::Check(static_cast<bool>(condition), __FILE__, __LINE__, #condition)
 
 // |actual - expected| <= tolerance, absolute; NaN and infinity fail.
-#define EXPECT_NEAR(actual, expected, tolerance)                                                                              \
-  do {                                                                                                                        \
-    const double lowbit_a = (actual), lowbit_e = (expected), lowbit_t = (tolerance);                                          \
-    ::lowbit_test::Check(std::fabs(lowbit_a - lowbit_e) <= lowbit_t, __FILE__, __LINE__,                                      \
-                         std::string(#actual " = ") + std::to_string(lowbit_a) + ", expected " + std::to_string(lowbit_e) +   \
-                             " +- " + std::to_string(lowbit_t));                                                              \
+#define EXPECT_NEAR(actual, expected, tolerance)                                                                                     \
+  do {                                                                                                                               \
+    const double lowbit_a = (actual), lowbit_e = (expected), lowbit_t = (tolerance);                                                 \
+    ::lowbit_test::Check(std::fabs(lowbit_a - lowbit_e) <= lowbit_t, __FILE__, __LINE__,                                             \
+                         std::string(#actual " = ") + std::to_string(lowbit_a) + ", expected " + std::to_string(lowbit_e) + " +- " + \
+                             std::to_string(lowbit_t));                                                                              \
   } while (0)
 
 // The Status (or Result) is an error with this code whose message contains the text.
-#define EXPECT_ERROR(status_expr, expected_code, text)                                                                       \
-  do {                                                                                                                        \
-    const ::lowbit::Status lowbit_s = (status_expr);                                                                          \
-    ::lowbit_test::Check(!lowbit_s.ok() && lowbit_s.code() == (expected_code) &&                                              \
-                             lowbit_s.message().find(text) != std::string::npos,                                              \
-                         __FILE__, __LINE__, std::string(#status_expr " gave: ") + ::lowbit::CodeName(lowbit_s.code()) +      \
-                             " " + lowbit_s.message());                                                                       \
+#define EXPECT_ERROR(status_expr, expected_code, text)                                                                               \
+  do {                                                                                                                               \
+    const ::lowbit::Status lowbit_s = (status_expr);                                                                                 \
+    ::lowbit_test::Check(!lowbit_s.ok() && lowbit_s.code() == (expected_code) && lowbit_s.message().find(text) != std::string::npos, \
+                         __FILE__, __LINE__,                                                                                         \
+                         std::string(#status_expr " gave: ") + ::lowbit::CodeName(lowbit_s.code()) + " " + lowbit_s.message());      \
   } while (0)

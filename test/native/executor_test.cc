@@ -58,7 +58,9 @@ void RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool
   auto cache = KvCache::Create(plan.caches, 2, total, c.f16);
   if (!EXPECT(executor.ok() && cache.ok())) return;
   const std::vector<float> rows = Random(static_cast<size_t>(total) * static_cast<size_t>(q + 2 * kv), 5);
-  const auto at = [&](int token, int column) { return static_cast<double>(rows[static_cast<size_t>(token) * static_cast<size_t>(q + 2 * kv) + static_cast<size_t>(column)]); };
+  const auto at = [&](int token, int column) {
+    return static_cast<double>(rows[static_cast<size_t>(token) * static_cast<size_t>(q + 2 * kv) + static_cast<size_t>(column)]);
+  };
   int past = 0;
   double worst = 0;
   for (int count : c.steps) {
@@ -85,7 +87,8 @@ void RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool
         }
         for (int d = 0; d < c.head_dim; ++d) {
           double expected = 0;
-          for (int j = from; j <= position; ++j) expected += p[static_cast<size_t>(j - from)] / sum * at(j, q + kv + kv_head * c.head_dim + d);
+          for (int j = from; j <= position; ++j)
+            expected += p[static_cast<size_t>(j - from)] / sum * at(j, q + kv + kv_head * c.head_dim + d);
           const double error = std::fabs(executor.value()->Row(op.out, t)[h * c.head_dim + d] - expected);
           if (!(error <= worst)) worst = error;
         }
@@ -102,9 +105,9 @@ void RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool
 LOWBIT_TEST(AttentionMatchesPlainSoftmax) {
   Pool pool(3);
   const std::vector<AttentionCase> cases = {
-      {4, 4, 16, 0, 0, false, {1, 1, 5, 40, 1}},  {9, 3, 64, 0, 0, false, {70, 1, 1, 300}}, {6, 2, 32, 0, 0, true, {33, 1, 17}},
-      {4, 2, 24, 7, 0, false, {20, 1, 30, 1}},    {2, 1, 80, 0, 5, false, {19, 1, 2}},     {4, 1, 16, 300, 30, false, {600, 1, 3}},
-      {1, 1, 288, 0, 0, false, {5, 1}},           {40, 1, 8, 16, 0, true, {50, 1}},
+      {4, 4, 16, 0, 0, false, {1, 1, 5, 40, 1}}, {9, 3, 64, 0, 0, false, {70, 1, 1, 300}}, {6, 2, 32, 0, 0, true, {33, 1, 17}},
+      {4, 2, 24, 7, 0, false, {20, 1, 30, 1}},   {2, 1, 80, 0, 5, false, {19, 1, 2}},      {4, 1, 16, 300, 30, false, {600, 1, 3}},
+      {1, 1, 288, 0, 0, false, {5, 1}},          {40, 1, 8, 16, 0, true, {50, 1}},
   };
   for (const KernelCandidate& candidate : KernelCandidates()) {
     if (!candidate.usable) continue;
@@ -131,7 +134,8 @@ LOWBIT_TEST(LinearSumsParts) {
   plan.ops = {op};
   plan.blocks = {{0, 1}};
   plan.epilogue = {1, 1};
-  const std::vector<float> w1 = Random(size_t(n) * k, 1), w2 = Random(size_t(n) * k, 2), bias = Random(size_t(n), 3), x = Random(size_t(m) * k, 4), y0 = Random(size_t(m) * (n + 5), 6);
+  const std::vector<float> w1 = Random(size_t(n) * k, 1), w2 = Random(size_t(n) * k, 2), bias = Random(size_t(n), 3),
+                           x = Random(size_t(m) * k, 4), y0 = Random(size_t(m) * (n + 5), 6);
   std::vector<int32_t> reversed;
   for (int j = k - 1; j >= 0; --j) reversed.push_back(j);
   Pool pool(2);
@@ -166,7 +170,8 @@ LOWBIT_TEST(LinearSumsParts) {
           const size_t row = static_cast<size_t>(j - 3);
           expected += bias[row];
           for (int i = 0; i < k; ++i)
-            expected += static_cast<double>(x[static_cast<size_t>(r * k + i)]) * (w1[row * k + static_cast<size_t>(i)] + static_cast<double>(w2[row * k + static_cast<size_t>(k - 1 - i)]));
+            expected += static_cast<double>(x[static_cast<size_t>(r * k + i)]) *
+                        (w1[row * k + static_cast<size_t>(i)] + static_cast<double>(w2[row * k + static_cast<size_t>(k - 1 - i)]));
         }
         const double error = std::fabs(executor.value()->Row({1, 0, n + 5}, r)[j] - expected);
         if (!(error <= worst)) worst = error;
@@ -204,11 +209,11 @@ LOWBIT_TEST(LivenessKeepsOnlyWhatIsRead) {
     for (const View& v : LiveViews(plan, from, 4)) columns += v.width;
     return columns;
   };
-  EXPECT(width(0) == 4);        // x
-  EXPECT(width(1) == 4 + 4);    // x, normed
-  EXPECT(width(2) == 4 + 12);   // x, gate and up
-  EXPECT(width(3) == 4 + 6);    // x, the gated half
-  EXPECT(width(4) == 4);        // x
+  EXPECT(width(0) == 4);       // x
+  EXPECT(width(1) == 4 + 4);   // x, normed
+  EXPECT(width(2) == 4 + 12);  // x, gate and up
+  EXPECT(width(3) == 4 + 6);   // x, the gated half
+  EXPECT(width(4) == 4);       // x
 }
 
 LOWBIT_TEST(PlansAreChecked) {

@@ -83,9 +83,9 @@ LOWBIT_TEST(SamplerFilters) {
 LOWBIT_TEST(SamplerPenalty) {
   SampleOptions o;
   o.repeat_penalty = 2;
-  EXPECT(Draw({4, 3, -1}, o, 0, {0, 0}) == 1);        // 4 / 2 < 3, counted once
-  EXPECT(Draw({-1, -1.5f}, o, 0, {0}) == 1);          // negative logits are multiplied
-  EXPECT(Draw({4, 3}, o, 0, {7, -3}) == 0);           // ids outside the row are ignored
+  EXPECT(Draw({4, 3, -1}, o, 0, {0, 0}) == 1);  // 4 / 2 < 3, counted once
+  EXPECT(Draw({-1, -1.5f}, o, 0, {0}) == 1);    // negative logits are multiplied
+  EXPECT(Draw({4, 3}, o, 0, {7, -3}) == 0);     // ids outside the row are ignored
 }
 
 LOWBIT_TEST(SamplerIsAFunctionOfSeedAndPosition) {

@@ -10,39 +10,16 @@
 #include <limits>
 #include <random>
 
-#include "base/cpu.h"
 #include "base/half.h"
 #include "check.h"
 #include "kernel/kernel.h"
+#include "kernel_tables.h"
 #include "part/part.h"
 
 using namespace lowbit;
+using namespace lowbit_test;
 
 namespace {
-
-constexpr double kEps = 1.0 / 16777216;
-constexpr float kGuard = -12345.0f;
-
-std::vector<const KernelTable*> Tables() {
-  std::vector<const KernelTable*> tables = {RefKernels()};
-  if (Cpu().avx2 && Avx2Kernels() != nullptr) tables.push_back(Avx2Kernels());
-  if (Cpu().avx512 && Cpu().avx512_vnni && Avx512Kernels() != nullptr) tables.push_back(Avx512Kernels());
-  return tables;
-}
-
-// False for NaN and infinities.
-bool Close(double actual, double expected, double tolerance) { return std::isfinite(actual) && std::fabs(actual - expected) <= tolerance; }
-
-// One EXPECT per matrix instead of one per element; the text names table and case.
-void Report(bool ok, const KernelTable& t, const std::string& what) { lowbit_test::Check(ok, __FILE__, __LINE__, std::string(t.name) + ": " + what); }
-
-float Uniform(std::mt19937& random) { return static_cast<float>(random()) / 4294967296.0f * 2 - 1; }
-
-std::vector<float> RandomVector(std::mt19937& random, size_t count, float range = 1) {
-  std::vector<float> values(count);
-  for (float& value : values) value = Uniform(random) * range;
-  return values;
-}
 
 // kIntegers: scales 1 and small integer offsets, so that results are integers; kExtremes: also all codes largest and all
 // activations +127 or all -127, what 16-bit intermediate sums must survive.
@@ -58,11 +35,16 @@ struct Source {
   std::string name;
 
   Source(std::mt19937& random, int rows, int columns, int b, int group_size, AffineKind affine, bool meta_f32, Values values)
-      : n(rows), k(columns), bits(b), group(group_size <= 0 || group_size >= columns ? (columns + 31) / 32 * 32 : group_size), kind(affine) {
+      : n(rows),
+        k(columns),
+        bits(b),
+        group(group_size <= 0 || group_size >= columns ? (columns + 31) / 32 * 32 : group_size),
+        kind(affine) {
     groups = (k + group - 1) / group;
     codes.resize(size_t(n) * size_t(k));
     const bool plain = values != Values::kRandom;
-    for (uint8_t& code : codes) code = static_cast<uint8_t>(values == Values::kExtremes || random() % 3 == 0 ? (1u << bits) - 1 : random() & ((1u << bits) - 1));
+    for (uint8_t& code : codes)
+      code = static_cast<uint8_t>(values == Values::kExtremes || random() % 3 == 0 ? (1u << bits) - 1 : random() & ((1u << bits) - 1));
     scales.resize(size_t(n) * size_t(groups));
     seconds.resize(kind == AffineKind::kSymmetric ? 0 : scales.size());
     const auto round = [&](float value) { return plain ? 1.0f : meta_f32 ? value : HalfToFloat(FloatToHalf(value)); };
@@ -73,12 +55,16 @@ struct Source {
     Result<Part> packed = PackAffine("w", {n, k, bits, group, kind, meta_f32, codes, scales, seconds});
     EXPECT(packed.ok());
     if (packed.ok()) part = std::move(packed.value());
-    name = std::to_string(bits) + " bits, group " + std::to_string(group) + ", kind " + std::to_string(int(kind)) + (meta_f32 ? ", f32" : ", f16") +
-           ", n " + std::to_string(n) + ", k " + std::to_string(k);
+    name = std::to_string(bits) + " bits, group " + std::to_string(group) + ", kind " + std::to_string(int(kind)) +
+           (meta_f32 ? ", f32" : ", f16") + ", n " + std::to_string(n) + ", k " + std::to_string(k);
   }
   double Scale(int row, int column) const { return double(scales[size_t(row) * size_t(groups) + size_t(column / group)]); }
-  double Second(int row, int column) const { return seconds.empty() ? 0 : double(seconds[size_t(row) * size_t(groups) + size_t(column / group)]); }
-  double Zero(int row, int column) const { return kind == AffineKind::kSymmetric ? 1 << (bits - 1) : kind == AffineKind::kZeroPoint ? Second(row, column) : 0; }
+  double Second(int row, int column) const {
+    return seconds.empty() ? 0 : double(seconds[size_t(row) * size_t(groups) + size_t(column / group)]);
+  }
+  double Zero(int row, int column) const {
+    return kind == AffineKind::kSymmetric ? 1 << (bits - 1) : kind == AffineKind::kZeroPoint ? Second(row, column) : 0;
+  }
   double Minimum(int row, int column) const { return kind == AffineKind::kMinimum ? Second(row, column) : 0; }
   int Code(int row, int column) const { return codes[size_t(row) * size_t(k) + size_t(column)]; }
 };
@@ -117,7 +103,8 @@ struct Rows {
     return q[tile + (size_t(column / 4) * TileRows(row) + size_t(row % view.tile)) * 4 + size_t(column % 4)];
   }
   double RowScale(int row, int column) const {
-    return double(scale[size_t(row / view.tile * view.tile) * size_t(view.groups) + size_t(column / view.group) * TileRows(row) + size_t(row % view.tile)]);
+    return double(scale[size_t(row / view.tile * view.tile) * size_t(view.groups) + size_t(column / view.group) * TileRows(row) +
+                        size_t(row % view.tile)]);
   }
 };
 
@@ -136,9 +123,12 @@ void CheckProduct(const KernelTable& t, std::mt19937& random, const Source& sour
   const bool halves = source.group == 16;
   std::vector<float> x(size_t(m) * size_t(k));
   for (size_t i = 0; i < x.size(); ++i) {
-    if (values == Values::kExtremes) x[i] = i / size_t(k) % 2 == 0 ? 127.0f : -127.0f;
-    else if (!exact) x[i] = Uniform(random) * (i % 97 == 5 ? 8.0f : 1.0f);
-    else x[i] = int(i % size_t(k)) % activation_group == 0 ? 127.0f : static_cast<float>(int(random() % 255) - 127);  // scale exactly 1
+    if (values == Values::kExtremes)
+      x[i] = i / size_t(k) % 2 == 0 ? 127.0f : -127.0f;
+    else if (!exact)
+      x[i] = Uniform(random) * (i % 97 == 5 ? 8.0f : 1.0f);
+    else
+      x[i] = int(i % size_t(k)) % activation_group == 0 ? 127.0f : static_cast<float>(int(random() % 255) - 127);  // scale exactly 1
   }
   Rows rows(m, k, activation_group, gemm ? t.gemm_tile : m, halves);
   t.quantize_rows(x.data(), size_t(k), rows.view, source.kind == AffineKind::kSymmetric ? 1 << (source.bits - 1) : 0, 0, m);
@@ -152,8 +142,10 @@ void CheckProduct(const KernelTable& t, std::mt19937& random, const Source& sour
   const int panels = (n + 15) / 16, cut = panels / 2;  // in two calls, as two threads would
   Aligned scratch(kGemmScratchBytes);
   for (const auto& [first, last] : {std::pair{cut, panels}, std::pair{0, cut}}) {
-    if (gemm) t.affine_gemm(source.part.view, rows.view, y.data() + 3, ldy, first, last, accumulate, scratch.data);
-    else t.affine_small(source.part.view, rows.view, y.data() + 3, ldy, first, last, accumulate);
+    if (gemm)
+      t.affine_gemm(source.part.view, rows.view, y.data() + 3, ldy, first, last, accumulate, scratch.data);
+    else
+      t.affine_small(source.part.view, rows.view, y.data() + 3, ldy, first, last, accumulate);
   }
   bool good = true, guards = true;
   for (int i = 0; i < m; ++i) {
@@ -163,17 +155,23 @@ void CheckProduct(const KernelTable& t, std::mt19937& random, const Source& sour
       const double start = accumulate ? double(before[size_t(i) * ldy + 3 + size_t(r)]) : 0;
       double expected = start, magnitude = std::fabs(start);
       for (int c = 0; c < k; ++c) {
-        const double q = rows.Q(i, c), d = rows.RowScale(i, c), code = source.Code(r, c), zero = source.Zero(r, c), minimum = source.Minimum(r, c);
+        const double q = rows.Q(i, c), d = rows.RowScale(i, c), code = source.Code(r, c), zero = source.Zero(r, c),
+                     minimum = source.Minimum(r, c);
         expected += d * q * (source.Scale(r, c) * (code - zero) + minimum);
         // kernels may sum codes, zeros and minima apart (and 8-bit codes around 128)
         magnitude += d * std::fabs(q) * (std::fabs(source.Scale(r, c)) * (code + zero + (source.bits == 8 ? 128 : 0)) + std::fabs(minimum));
       }
       // per 32 columns at most: three products, two conversions, four additions
-      good = good && (exact ? double(row[3 + r]) == expected : Close(double(row[3 + r]), expected, (9 * (k / 16 + 1) + 8) * kEps * magnitude));
+      good =
+          good && (exact ? double(row[3 + r]) == expected : Close(double(row[3 + r]), expected, (9 * (k / 16 + 1) + 8) * kEps * magnitude));
     }
   }
-  const std::string what = std::string(gemm ? "gemm " : "small ") + source.name + ", m " + std::to_string(m) + ", x group " + std::to_string(activation_group) +
-                           (values == Values::kIntegers ? ", integers" : values == Values::kExtremes ? ", extremes" : "") + (accumulate ? ", accumulate" : "");
+  const std::string what = std::string(gemm ? "gemm " : "small ") + source.name + ", m " + std::to_string(m) + ", x group " +
+                           std::to_string(activation_group) +
+                           (values == Values::kIntegers   ? ", integers"
+                            : values == Values::kExtremes ? ", extremes"
+                                                          : "") +
+                           (accumulate ? ", accumulate" : "");
   Report(good, t, what);
   Report(guards, t, "wrote outside of its columns: " + what);
 }
@@ -212,7 +210,8 @@ LOWBIT_TEST(simd_affine_products) {
     ForFormats([&](int bits, int group, AffineKind kind, bool meta_f32, int serial) {
       for (int sample = 0; sample < 6; ++sample) {
         const int pick = serial * 5 + sample * 7;
-        const Source source(random, kRowsOfW[(pick + sample) % 6], kColumns[(pick + pick / 7) % 7], bits, group, kind, meta_f32, Values::kRandom);
+        const Source source(random, kRowsOfW[(pick + sample) % 6], kColumns[(pick + pick / 7) % 7], bits, group, kind, meta_f32,
+                            Values::kRandom);
         CheckProduct(*t, random, source, pick % kSmallRows + 1, 32, false, pick % 3 == 0, Values::kRandom);
         CheckProduct(*t, random, source, kGemmRows[(pick + pick / 12) % 12], 32, true, pick % 3 == 1, Values::kRandom);
       }
@@ -270,9 +269,10 @@ LOWBIT_TEST(simd_quantize_rows) {
             Rows rows(m, k, group, tile, true);
             t->quantize_rows(x.data(), size_t(k + 3), rows.view, 8, m / 2, m);
             t->quantize_rows(x.data(), size_t(k + 3), rows.view, 8, 0, m / 2);
-            Report(rows.q == expected.q && rows.scale == expected.scale && rows.scale_sum == expected.scale_sum && rows.bias == expected.bias &&
-                       rows.half_scale_sum == expected.half_scale_sum && rows.half_bias == expected.half_bias,
-                   *t, "quantize_rows differs from ref, k " + std::to_string(k) + " m " + std::to_string(m) + " tile " + std::to_string(tile));
+            Report(rows.q == expected.q && rows.scale == expected.scale && rows.scale_sum == expected.scale_sum &&
+                       rows.bias == expected.bias && rows.half_scale_sum == expected.half_scale_sum && rows.half_bias == expected.half_bias,
+                   *t,
+                   "quantize_rows differs from ref, k " + std::to_string(k) + " m " + std::to_string(m) + " tile " + std::to_string(tile));
             bool good = true;
             for (int i = 0; i < m; ++i) {
               for (int c = 0; c < rows.view.k_padded; ++c) {
@@ -298,7 +298,8 @@ LOWBIT_TEST(simd_unpack_panel) {
       t.unpack_panel(view, panel, k0, kc, out.data());
       bool good = true;
       for (int c = 0; c < kc; ++c) {
-        for (int r = 0; r < 16 && panel * 16 + r < view.n; ++r) good = good && out[size_t(c) * 16 + size_t(r)] == WeightAt(view, panel * 16 + r, k0 + c);
+        for (int r = 0; r < 16 && panel * 16 + r < view.n; ++r)
+          good = good && out[size_t(c) * 16 + size_t(r)] == WeightAt(view, panel * 16 + r, k0 + c);
       }
       for (int r = 0; r < 16; ++r) good = good && out[size_t(kc) * 16 + size_t(r)] == kGuard;
       Report(good, t, "unpack_panel " + what + ", k0 " + std::to_string(k0) + ", kc " + std::to_string(kc));
@@ -343,7 +344,8 @@ LOWBIT_TEST(simd_pack_rows) {
         t->pack_rows(x.data(), ldx, rows, k, out.data());
         bool good = true;
         for (size_t i = 0; i < tiles * 8; ++i) {
-          for (size_t s = 0; s < size_t(k); ++s) good = good && out[(i / 8 * size_t(k) + s) * 8 + i % 8] == (i < size_t(rows) ? x[i * ldx + s] : 0.0f);
+          for (size_t s = 0; s < size_t(k); ++s)
+            good = good && out[(i / 8 * size_t(k) + s) * 8 + i % 8] == (i < size_t(rows) ? x[i * ldx + s] : 0.0f);
         }
         for (size_t i = tiles * size_t(k) * 8; i < out.size(); ++i) good = good && out[i] == kGuard;
         Report(good, *t, "pack_rows " + std::to_string(rows) + " x " + std::to_string(k));
@@ -359,7 +361,8 @@ LOWBIT_TEST(simd_gemm_f32) {
     for (const int n : {1, 7, 8, 9, 15, 16, 17, 31, 33, 48, 49, 97}) {
       const int ks[] = {0, 1, 2, 33, 127, 128, 129, 257, 600}, k = ks[serial++ % 9];
       // wider lines than needed on both sides; the padding is NaN, so that reading it into a result shows
-      const size_t a_line = serial % 2 == 0 ? kRowTile : kRowTile + 3, a_tile = a_line * size_t(k) + 5, b_line = 16 + 2, b_panel = b_line * size_t(k) + 7;
+      const size_t a_line = serial % 2 == 0 ? kRowTile : kRowTile + 3, a_tile = a_line * size_t(k) + 5, b_line = 16 + 2,
+                   b_panel = b_line * size_t(k) + 7;
       const size_t ldc = size_t(n) + 4;
       std::vector<float> a(a_tile * size_t((m + 7) / 8) + 8, std::nanf("")), b(b_panel * size_t((n + 15) / 16) + 16, std::nanf(""));
       const std::vector<float> x = RandomVector(random, size_t(m) * size_t(k)), w = RandomVector(random, size_t(n) * size_t(k));
@@ -387,7 +390,8 @@ LOWBIT_TEST(simd_gemm_f32) {
           }
           // a row alone gives the same bits: the order of summation does not depend on m
           const int row = m - 1;
-          std::vector<float> alone(before.begin() + long(size_t(row) * ldc), before.begin() + long(size_t(row + 1) * ldc)), lane(a_line * size_t(k) + 8);
+          std::vector<float> alone(before.begin() + long(size_t(row) * ldc), before.begin() + long(size_t(row + 1) * ldc)),
+              lane(a_line * size_t(k) + 8);
           for (int s = 0; s < k; ++s) lane[size_t(s) * a_line] = x[size_t(row * k + s)];
           t->gemm_f32(lane.data(), 0, a_line, b.data(), b_panel, b_line, 1, n, k, alone.data(), ldc, accumulate);
           const std::string what = "gemm_f32 m " + std::to_string(m) + " n " + std::to_string(n) + " k " + std::to_string(k);
@@ -396,184 +400,6 @@ LOWBIT_TEST(simd_gemm_f32) {
           Report(std::memcmp(alone.data(), c.data() + size_t(row) * ldc, size_t(n) * sizeof(float)) == 0, *t, "depends on m: " + what);
         }
       }
-    }
-  }
-}
-
-namespace {
-
-// Lengths around one vector, and enough for every unrolled loop and its tail.
-const size_t kLengths[] = {1, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 130, 577};
-
-// Applies fn(x, y, count), y being an output or the in-place operand, at every length; compares with expected(i), relative.
-void CheckElementwise(const KernelTable& t, const char* what, const std::vector<float>& x, double relative,
-                      const std::function<void(const float*, float*, size_t)>& fn, const std::function<double(double)>& expected) {
-  for (const size_t count : kLengths) {
-    for (size_t start = 0; start + count <= x.size(); start += count * 3 + 1) {
-      std::vector<float> y(x.begin() + long(start), x.begin() + long(start + count));
-      y.push_back(kGuard);
-      fn(x.data() + start, y.data(), count);
-      for (size_t i = 0; i < count; ++i) {
-        const double value = expected(double(x[start + i]));
-        // below the normal range floats have no relative precision left
-        if (Close(double(y[i]), value, relative * std::fabs(value) + 3e-45)) continue;
-        Report(false, t, std::string(what) + " of " + std::to_string(x[start + i]) + " gave " + std::to_string(y[i]));
-        return;
-      }
-      Report(y[count] == kGuard, t, std::string(what) + " wrote behind its end");
-    }
-  }
-}
-
-// Dense in the range where things happen, sparse and large beyond.
-std::vector<float> Arguments(std::mt19937& random, float range) {
-  std::vector<float> x = {0.0f, -0.0f, 1e-30f, -1e-30f, 0.6f, -0.6f, 0.59999996f, 88.0f, -86.0f, -87.5f, 1.0f, -1.0f};
-  for (int i = 0; i < 6000; ++i) x.push_back(Uniform(random) * (i % 4 == 0 ? range : i % 4 == 1 ? range / 100 : 6.0f));
-  return x;
-}
-
-}  // namespace
-
-LOWBIT_TEST(simd_activations) {
-  std::mt19937 random(78);
-  for (const KernelTable* t : Tables()) {
-    // kernel/ref works in plain float, whose left tails cancel; the fast tables promise 1e-6 of the value everywhere
-    const bool ref = t == RefKernels();
-    const std::vector<float> ones(600, 1.0f), x = Arguments(random, 80.0f);
-    std::vector<float> gelu = Arguments(random, 6.0f);
-    for (float& v : gelu) v = std::max(v, ref ? -1.0f : -12.0f);  // below, the result leaves the normal range
-    CheckElementwise(*t, "silu", x, 1e-6, [&](const float* g, float* y, size_t n) { t->silu_mul(g, ones.data(), y, n); }, [](double v) { return v / (1 + std::exp(-v)); });
-    CheckElementwise(
-        *t, "gelu_tanh", gelu, ref ? 5e-6 : 1e-6, [&](const float* g, float* y, size_t n) { t->gelu_tanh_mul(g, ones.data(), y, n); },
-        // 0.5 v (1 + tanh u) without its cancellation
-        [](double v) { return v / (1 + std::exp(-2 * std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v))); });
-    for (const float cap : {30.0f, 50.0f}) {
-      CheckElementwise(*t, "softcap", x, 1e-6, [&](const float*, float* y, size_t n) { t->softcap(y, n, cap); },
-                       [&](double v) { return double(cap) * std::tanh(v / double(cap)); });
-    }
-    CheckElementwise(
-        *t, "exp", x, 3e-7,
-        [&](const float*, float* y, size_t n) { t->exp_sum(y, n, 0.0f); }, [](double v) { return std::exp(v); });
-    // gate and up are really multiplied, and y may be up
-    std::vector<float> gate = RandomVector(random, 37), up = RandomVector(random, 37), product = up;
-    t->silu_mul(gate.data(), product.data(), product.data(), 37);
-    for (size_t i = 0; i < 37; ++i) EXPECT_NEAR(product[i], double(gate[i]) / (1 + std::exp(-double(gate[i]))) * double(up[i]), 1e-6);
-  }
-}
-
-LOWBIT_TEST(simd_exp_sum) {
-  std::mt19937 random(79);
-  const float infinity = std::numeric_limits<float>::infinity();
-  for (const KernelTable* t : Tables()) {
-    for (const size_t count : kLengths) {
-      std::vector<float> x = RandomVector(random, count, 9), logits = x;
-      const float maximum = t->max(x.data(), count);
-      EXPECT(maximum == *std::max_element(x.begin(), x.end()));
-      double sum = 0;
-      for (const float v : x) sum += std::exp(double(v) - double(maximum));
-      // v - maximum is rounded (|v| <= 18), the sum has `count` terms
-      EXPECT_NEAR(t->exp_sum(x.data(), count, maximum), sum, sum * (3e-7 + (18 + double(count)) * kEps));
-      const float first = t->exp_sum(logits.data(), count, maximum);
-      double written = 0;
-      for (const float v : logits) written += double(v);
-      EXPECT_NEAR(first, written, sum * (double(count) + 2) * kEps);
-    }
-    // masked positions: zero, never NaN; far below the maximum: zero
-    std::vector<float> masked(19, -infinity);
-    masked[3] = 2;
-    masked[18] = -1e30f;
-    EXPECT(t->exp_sum(masked.data(), masked.size(), 2) == 1.0f);
-    for (size_t i = 0; i < masked.size(); ++i) EXPECT(masked[i] == (i == 3 ? 1.0f : 0.0f));
-    std::vector<float> broken = {0, 1, std::nanf(""), 2};
-    EXPECT(std::isnan(t->exp_sum(broken.data(), broken.size(), 2)));
-    EXPECT(std::isnan(broken[2]) && !std::isnan(broken[1]));
-    for (size_t at = 0; at < 70; ++at) {
-      std::vector<float> x(70, -3.0f);
-      x[at] = -2.0f;
-      EXPECT(t->max(x.data(), x.size()) == -2.0f);
-    }
-  }
-}
-
-LOWBIT_TEST(simd_vectors) {
-  std::mt19937 random(80);
-  for (const KernelTable* t : Tables()) {
-    for (const size_t count : kLengths) {
-      const std::vector<float> a = RandomVector(random, count, 3), b = RandomVector(random, count, 3);
-      std::vector<float> y(count + 1, kGuard);
-      t->add(a.data(), b.data(), y.data(), count);
-      for (size_t i = 0; i < count; ++i) EXPECT(y[i] == a[i] + b[i]);
-      EXPECT(y[count] == kGuard);
-      std::copy(a.begin(), a.end(), y.begin());
-      t->scale(y.data(), count, 0.3f);
-      for (size_t i = 0; i < count; ++i) EXPECT(y[i] == a[i] * 0.3f);
-      EXPECT(y[count] == kGuard);
-
-      double squares = 0;
-      for (const float v : a) squares += double(v) * double(v);
-      const double factor = 1 / std::sqrt(squares / double(count) + 1e-5);
-      std::copy(a.begin(), a.end(), y.begin());
-      t->rms_norm(y.data(), b.data(), y.data(), count, 1e-5f);
-      // `count` rounded terms under a root, then five rounded operations
-      for (size_t i = 0; i < count; ++i) EXPECT_NEAR(y[i], double(a[i]) * factor * double(b[i]), (double(count) / 2 + 6) * kEps * std::fabs(double(a[i]) * factor * double(b[i])));
-      EXPECT(y[count] == kGuard);
-
-      std::vector<float> head = RandomVector(random, 2 * count + 1), cosines(count), sines(count);
-      head[2 * count] = kGuard;
-      for (size_t i = 0; i < count; ++i) {
-        cosines[i] = std::cos(float(i));
-        sines[i] = std::sin(float(i));
-      }
-      const std::vector<float> old = head;
-      t->rope_half(head.data(), cosines.data(), sines.data(), count);
-      for (size_t i = 0; i < count; ++i) {
-        const double low = old[i], high = old[i + count], c = cosines[i], s = sines[i];
-        EXPECT_NEAR(head[i], low * c - high * s, 2.5 * kEps * (std::fabs(low * c) + std::fabs(high * s)));
-        EXPECT_NEAR(head[i + count], high * c + low * s, 2.5 * kEps * (std::fabs(high * c) + std::fabs(low * s)));
-      }
-      EXPECT(head[2 * count] == kGuard);
-
-      std::vector<float> finite = a;
-      EXPECT(t->all_finite(finite.data(), count));
-      for (size_t i = 0; i < count; ++i) {
-        for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), std::nanf("")}) {
-          finite[i] = bad;
-          EXPECT(!t->all_finite(finite.data(), count));
-        }
-        finite[i] = i % 2 == 0 ? std::numeric_limits<float>::max() : -std::numeric_limits<float>::denorm_min();
-        EXPECT(t->all_finite(finite.data(), count));
-      }
-    }
-  }
-}
-
-LOWBIT_TEST(simd_halves) {
-  for (const KernelTable* t : Tables()) {
-    std::vector<uint16_t> all(65536), back(65537, 0xabcd);
-    std::vector<float> values(65537, kGuard);
-    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<uint16_t>(i);
-    t->f16_to_f32(all.data(), values.data(), all.size());
-    EXPECT(values[65536] == kGuard);
-    t->f32_to_f16(values.data(), back.data(), all.size());
-    EXPECT(back[65536] == 0xabcd);
-    bool good = true;
-    for (size_t i = 0; i < all.size(); ++i) {
-      const float expected = HalfToFloat(all[i]);
-      good = good && (std::isnan(expected) ? std::isnan(values[i]) && std::isnan(HalfToFloat(back[i])) : values[i] == expected && back[i] == all[i]);
-    }
-    Report(good, *t, "every f16 value");
-    // halfway between neighbours, one float below and above; overflow; tails
-    std::vector<float> edges = {65519.996f, 65520.0f, 1e10f, -1e10f, 1e-9f, 5.9604645e-8f, 2.9802322e-8f, 2.9802326e-8f};
-    for (uint32_t h = 0; h < 0x7bff; h += 37) {
-      const float middle = (HalfToFloat(static_cast<uint16_t>(h)) + HalfToFloat(static_cast<uint16_t>(h + 1))) / 2;
-      for (const float v : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f)}) edges.push_back(h % 2 == 0 ? v : -v);
-    }
-    for (const size_t count : {edges.size(), size_t(1), size_t(7), size_t(9), size_t(23)}) {
-      std::vector<uint16_t> halves(count + 1, 0xabcd);
-      t->f32_to_f16(edges.data(), halves.data(), count);
-      good = halves[count] == 0xabcd;
-      for (size_t i = 0; i < count; ++i) good = good && halves[i] == FloatToHalf(edges[i]);
-      Report(good, *t, "f32_to_f16 of " + std::to_string(count));
     }
   }
 }

@@ -26,7 +26,8 @@ Status Open(const TemporaryFile& file, const TensorEntry& entry) { return OpenTe
 
 LOWBIT_TEST(TensorTableAcceptsWhatFits) {
   TemporaryFile file(100);
-  const auto tensors = OpenTensors({file.path.string()}, {{"a", 0, "F32", {2, 5}, 60, 40}, {"b", 0, "Q4_0", {3, 32}, 6, 54}, {"empty", 0, "F16", {0, 4}, 100, 0}});
+  const auto tensors = OpenTensors(
+      {file.path.string()}, {{"a", 0, "F32", {2, 5}, 60, 40}, {"b", 0, "Q4_0", {3, 32}, 6, 54}, {"empty", 0, "F16", {0, 4}, 100, 0}});
   EXPECT(tensors.ok());
   EXPECT(tensors.value()[0].elements() == 10 && tensors.value()[0].data[39] == 1);
 }

@@ -46,7 +46,11 @@ async function using<T>(file: string, options: LoadModelOptions, use: (model: Mo
 
 /** llama.cpp's protocol, context 512. */
 const perplexityOf = async (file: string, precision: 'exact' | 'fast', chunks = 24): Promise<number> =>
-  using(file, { precision }, async (model) => (await evaluate.perplexity(model, { text: readFileSync(wiki, 'utf8'), contextSize: 512, chunks })).perplexity);
+  using(
+    file,
+    { precision },
+    async (model) => (await evaluate.perplexity(model, { text: readFileSync(wiki, 'utf8'), contextSize: 512, chunks })).perplexity,
+  );
 
 /** |actual / wanted - 1| <= share; NaN fails. */
 function expectWithin(actual: number, wanted: number, share: number): void {
@@ -62,7 +66,7 @@ describe('exact path, bf16 checkpoint', () => {
   given([checkpoint], 'prompt log-probabilities and top logits are those of transformers', async () => {
     await using(checkpoint, { precision: 'exact' }, async (model) => {
       for (const sample of expected.greedy) {
-        expect([...model.tokenizer!.encode(sample.prompt)]).toEqual(sample.prompt_ids);
+        expect([...model.tokenizer.encode(sample.prompt)]).toEqual(sample.prompt_ids);
         const logits = await evaluate.logits(model, Int32Array.from(sample.prompt_ids));
         const row = (i: number) => logits.subarray(i * model.vocabSize, (i + 1) * model.vocabSize);
         sample.prompt_logprobs.forEach((wanted, i) => {

@@ -80,8 +80,10 @@ void Tile(const TileArgs& args) {
     LOWBIT_UNROLL(2)
     for (int h = 0; h < 2; ++h) {
       const int count = args.columns - 8 * h;
-      if (count >= kLanes) finish(y + 8 * h, Load(&sums[i][8 * h]), All{});
-      else if (count > 0) finish(y + 8 * h, Load(&sums[i][8 * h]), First{count});
+      if (count >= kLanes)
+        finish(y + 8 * h, Load(&sums[i][8 * h]), All{});
+      else if (count > 0)
+        finish(y + 8 * h, Load(&sums[i][8 * h]), First{count});
     }
   }
 }
@@ -97,19 +99,27 @@ LOWBIT_INLINE TileFunction TileForKind(bool offsets, bool halves) {
 template <DotMode kMode>
 LOWBIT_INLINE TileFunction TileForRows(int rows, bool offsets, bool halves) {
   switch (rows) {
-    case 1: return TileForKind<kMode, 1>(offsets, halves);
-    case 2: return TileForKind<kMode, 2>(offsets, halves);
-    case 3: return TileForKind<kMode, 3>(offsets, halves);
-    default: return TileForKind<kMode, avx2::kGemmTile>(offsets, halves);
+    case 1:
+      return TileForKind<kMode, 1>(offsets, halves);
+    case 2:
+      return TileForKind<kMode, 2>(offsets, halves);
+    case 3:
+      return TileForKind<kMode, 3>(offsets, halves);
+    default:
+      return TileForKind<kMode, avx2::kGemmTile>(offsets, halves);
   }
 }
 
 TileFunction TileFor(DotMode mode, int rows, bool offsets, bool halves) {
   switch (mode) {
-    case DotMode::kEight: return TileForRows<DotMode::kEight>(rows, offsets, halves);
-    case DotMode::kPairs: return TileForRows<DotMode::kPairs>(rows, offsets, halves);
-    case DotMode::kSingle: return TileForRows<DotMode::kSingle>(rows, offsets, halves);
-    default: return TileForRows<DotMode::kSigned>(rows, offsets, halves);
+    case DotMode::kEight:
+      return TileForRows<DotMode::kEight>(rows, offsets, halves);
+    case DotMode::kPairs:
+      return TileForRows<DotMode::kPairs>(rows, offsets, halves);
+    case DotMode::kSingle:
+      return TileForRows<DotMode::kSingle>(rows, offsets, halves);
+    default:
+      return TileForRows<DotMode::kSigned>(rows, offsets, halves);
   }
 }
 

@@ -110,8 +110,10 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
       LOWBIT_UNROLL(2)
       for (int h = 0; h < 2; ++h) {
         const int count = columns - 8 * h;
-        if (count >= kLanes) finish(y + 8 * h, sums[i][h], All{});
-        else if (count > 0) finish(y + 8 * h, sums[i][h], First{count});
+        if (count >= kLanes)
+          finish(y + 8 * h, sums[i][h], All{});
+        else if (count > 0)
+          finish(y + 8 * h, sums[i][h], First{count});
       }
     }
   }
@@ -128,14 +130,22 @@ LOWBIT_INLINE SmallFunction SmallForKind(bool offsets, bool halves) {
 template <int kRows>
 LOWBIT_INLINE SmallFunction SmallForBits(int bits, bool offsets, bool halves) {
   switch (bits) {
-    case 1: return SmallForKind<1, kRows>(offsets, halves);
-    case 2: return SmallForKind<2, kRows>(offsets, halves);
-    case 3: return SmallForKind<3, kRows>(offsets, halves);
-    case 4: return SmallForKind<4, kRows>(offsets, halves);
-    case 5: return SmallForKind<5, kRows>(offsets, halves);
-    case 6: return SmallForKind<6, kRows>(offsets, halves);
-    case 7: return SmallForKind<7, kRows>(offsets, halves);
-    default: return SmallForKind<8, kRows>(offsets, halves);
+    case 1:
+      return SmallForKind<1, kRows>(offsets, halves);
+    case 2:
+      return SmallForKind<2, kRows>(offsets, halves);
+    case 3:
+      return SmallForKind<3, kRows>(offsets, halves);
+    case 4:
+      return SmallForKind<4, kRows>(offsets, halves);
+    case 5:
+      return SmallForKind<5, kRows>(offsets, halves);
+    case 6:
+      return SmallForKind<6, kRows>(offsets, halves);
+    case 7:
+      return SmallForKind<7, kRows>(offsets, halves);
+    default:
+      return SmallForKind<8, kRows>(offsets, halves);
   }
 }
 

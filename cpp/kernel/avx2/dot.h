@@ -63,8 +63,10 @@ LOWBIT_INLINE void DotQuads(Int (&totals)[kRows][2], Weight weight, Activation a
         LOWBIT_UNROLL(2)
         for (int h = 0; h < 2; ++h) {
           Int words;
-          if constexpr (kMode == DotMode::kSigned) words = _mm256_maddubs_epi16(magnitudes[h], _mm256_sign_epi8(activation(t, i), weights[h][0]));
-          else words = _mm256_maddubs_epi16(weights[h][0], activation(t, i));
+          if constexpr (kMode == DotMode::kSigned)
+            words = _mm256_maddubs_epi16(magnitudes[h], _mm256_sign_epi8(activation(t, i), weights[h][0]));
+          else
+            words = _mm256_maddubs_epi16(weights[h][0], activation(t, i));
           if constexpr (kStep == 2) words = _mm256_add_epi16(words, _mm256_maddubs_epi16(weights[h][1], activation(t + 1, i)));
           totals[i][h] = t == 0 ? Widen(words) : AddInt(totals[i][h], Widen(words));
           LOWBIT_PIN(totals[i][h]);

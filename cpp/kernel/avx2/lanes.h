@@ -26,9 +26,7 @@ struct All {};
 struct First {
   int count;
 };
-LOWBIT_INLINE Int Mask(First part) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(part.count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
+LOWBIT_INLINE Int Mask(First part) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(part.count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 
 LOWBIT_INLINE Float Zero() { return _mm256_setzero_ps(); }
 LOWBIT_INLINE Float Set(float value) { return _mm256_set1_ps(value); }
@@ -88,7 +86,9 @@ LOWBIT_INLINE Int LoadLine(const uint8_t* p) { return _mm256_load_si256(reinterp
 LOWBIT_INLINE Int BitsOf(Float a) { return _mm256_castps_si256(a); }
 LOWBIT_INLINE Float FloatOfBits(Int a) { return _mm256_castsi256_ps(a); }
 LOWBIT_INLINE Int And(Int a, Int b) { return _mm256_and_si256(a, b); }
-LOWBIT_INLINE Int BitSelect(Int mask, Int yes, Int no) { return _mm256_or_si256(_mm256_and_si256(mask, yes), _mm256_andnot_si256(mask, no)); }
+LOWBIT_INLINE Int BitSelect(Int mask, Int yes, Int no) {
+  return _mm256_or_si256(_mm256_and_si256(mask, yes), _mm256_andnot_si256(mask, no));
+}
 LOWBIT_INLINE Int ShiftLeft16(Int a, int count) { return _mm256_slli_epi16(a, count); }
 LOWBIT_INLINE Int ShiftRight16(Int a, int count) { return _mm256_srli_epi16(a, count); }
 LOWBIT_INLINE Int ShiftLeft32(Int a, int count) { return _mm256_slli_epi32(a, count); }

@@ -195,21 +195,30 @@ enum class TileKind { kPlain, kHalves, kWide };
 template <int kRows, int kPanels>
 LOWBIT_INLINE TileFunction TileForKind(bool offsets, TileKind kind) {
   switch (kind) {
-    case TileKind::kPlain: return offsets ? Tile<kRows, kPanels, true, false> : Tile<kRows, kPanels, false, false>;
-    case TileKind::kHalves: return offsets ? Tile<kRows, kPanels, true, true> : Tile<kRows, kPanels, false, true>;
-    default: return offsets ? WideTile<kRows, kPanels, true> : WideTile<kRows, kPanels, false>;
+    case TileKind::kPlain:
+      return offsets ? Tile<kRows, kPanels, true, false> : Tile<kRows, kPanels, false, false>;
+    case TileKind::kHalves:
+      return offsets ? Tile<kRows, kPanels, true, true> : Tile<kRows, kPanels, false, true>;
+    default:
+      return offsets ? WideTile<kRows, kPanels, true> : WideTile<kRows, kPanels, false>;
   }
 }
 
 template <int kPanels>
 LOWBIT_INLINE TileFunction TileForRows(int rows, bool offsets, TileKind kind) {
   switch (rows) {
-    case 1: return TileForKind<1, kPanels>(offsets, kind);
-    case 2: return TileForKind<2, kPanels>(offsets, kind);
-    case 3: return TileForKind<3, kPanels>(offsets, kind);
-    case 4: return TileForKind<4, kPanels>(offsets, kind);
-    case 5: return TileForKind<5, kPanels>(offsets, kind);
-    default: return TileForKind<avx512::kGemmTile, kPanels>(offsets, kind);
+    case 1:
+      return TileForKind<1, kPanels>(offsets, kind);
+    case 2:
+      return TileForKind<2, kPanels>(offsets, kind);
+    case 3:
+      return TileForKind<3, kPanels>(offsets, kind);
+    case 4:
+      return TileForKind<4, kPanels>(offsets, kind);
+    case 5:
+      return TileForKind<5, kPanels>(offsets, kind);
+    default:
+      return TileForKind<avx512::kGemmTile, kPanels>(offsets, kind);
   }
 }
 

@@ -127,23 +127,35 @@ LOWBIT_INLINE SmallFunction SmallForKind(bool offsets, bool halves) {
 template <int kBits>
 LOWBIT_INLINE SmallFunction SmallForRows(int rows, bool offsets, bool halves) {
   switch (rows) {
-    case 1: return SmallForKind<kBits, 1>(offsets, halves);
-    case 2: return SmallForKind<kBits, 2>(offsets, halves);
-    case 3: return SmallForKind<kBits, 3>(offsets, halves);
-    default: return SmallForKind<kBits, 4>(offsets, halves);
+    case 1:
+      return SmallForKind<kBits, 1>(offsets, halves);
+    case 2:
+      return SmallForKind<kBits, 2>(offsets, halves);
+    case 3:
+      return SmallForKind<kBits, 3>(offsets, halves);
+    default:
+      return SmallForKind<kBits, 4>(offsets, halves);
   }
 }
 
 SmallFunction SmallFor(int bits, int rows, bool offsets, bool halves) {
   switch (bits) {
-    case 1: return SmallForRows<1>(rows, offsets, halves);
-    case 2: return SmallForRows<2>(rows, offsets, halves);
-    case 3: return SmallForRows<3>(rows, offsets, halves);
-    case 4: return SmallForRows<4>(rows, offsets, halves);
-    case 5: return SmallForRows<5>(rows, offsets, halves);
-    case 6: return SmallForRows<6>(rows, offsets, halves);
-    case 7: return SmallForRows<7>(rows, offsets, halves);
-    default: return SmallForRows<8>(rows, offsets, halves);
+    case 1:
+      return SmallForRows<1>(rows, offsets, halves);
+    case 2:
+      return SmallForRows<2>(rows, offsets, halves);
+    case 3:
+      return SmallForRows<3>(rows, offsets, halves);
+    case 4:
+      return SmallForRows<4>(rows, offsets, halves);
+    case 5:
+      return SmallForRows<5>(rows, offsets, halves);
+    case 6:
+      return SmallForRows<6>(rows, offsets, halves);
+    case 7:
+      return SmallForRows<7>(rows, offsets, halves);
+    default:
+      return SmallForRows<8>(rows, offsets, halves);
   }
 }
 

@@ -9,6 +9,7 @@ namespace lowbit::avx512 {
 constexpr int kGemmTile = 6;
 
 void AffineSmall(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate);
-void AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate, uint8_t* scratch);
+void AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate,
+                uint8_t* scratch);
 
 }  // namespace lowbit::avx512

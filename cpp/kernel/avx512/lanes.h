@@ -62,7 +62,9 @@ LOWBIT_INLINE Float Abs(Float a) { return _mm512_abs_ps(a); }
 LOWBIT_INLINE Float CopySign(Float magnitude, Float sign) { return _mm512_or_ps(magnitude, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f))); }
 LOWBIT_INLINE Float RoundEven(Float a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 LOWBIT_INLINE Float ScaleByPowerOfTwo(Float a, Float whole) { return _mm512_scalef_ps(a, whole); }
-LOWBIT_INLINE Float SelectLess(Float a, Float b, Float yes, Float no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes); }
+LOWBIT_INLINE Float SelectLess(Float a, Float b, Float yes, Float no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
 LOWBIT_INLINE float SumLanes(Float a) { return _mm512_reduce_add_ps(a); }
 LOWBIT_INLINE float MaxLanes(Float a) { return _mm512_reduce_max_ps(a); }
 

@@ -84,14 +84,22 @@ LOWBIT_INLINE UnpackFunction UnpackForKind(bool offsets, bool halves) {
 
 UnpackFunction UnpackFor(int bits, bool offsets, bool halves) {
   switch (bits) {
-    case 1: return UnpackForKind<1>(offsets, halves);
-    case 2: return UnpackForKind<2>(offsets, halves);
-    case 3: return UnpackForKind<3>(offsets, halves);
-    case 4: return UnpackForKind<4>(offsets, halves);
-    case 5: return UnpackForKind<5>(offsets, halves);
-    case 6: return UnpackForKind<6>(offsets, halves);
-    case 7: return UnpackForKind<7>(offsets, halves);
-    default: return UnpackForKind<8>(offsets, halves);
+    case 1:
+      return UnpackForKind<1>(offsets, halves);
+    case 2:
+      return UnpackForKind<2>(offsets, halves);
+    case 3:
+      return UnpackForKind<3>(offsets, halves);
+    case 4:
+      return UnpackForKind<4>(offsets, halves);
+    case 5:
+      return UnpackForKind<5>(offsets, halves);
+    case 6:
+      return UnpackForKind<6>(offsets, halves);
+    case 7:
+      return UnpackForKind<7>(offsets, halves);
+    default:
+      return UnpackForKind<8>(offsets, halves);
   }
 }
 

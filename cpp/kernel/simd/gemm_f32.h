@@ -71,8 +71,10 @@ void Tile(const TileArgs& args) {
     LOWBIT_UNROLL(6)
     for (int j = 0; j + 1 < kVectors; ++j) finish(c + j * kLanes, sums[i][j], All{});
     float* last = c + (kVectors - 1) * kLanes;
-    if (args.last_lanes == kLanes) finish(last, sums[i][kVectors - 1], All{});
-    else finish(last, sums[i][kVectors - 1], First{args.last_lanes});
+    if (args.last_lanes == kLanes)
+      finish(last, sums[i][kVectors - 1], All{});
+    else
+      finish(last, sums[i][kVectors - 1], First{args.last_lanes});
   }
 }
 
@@ -91,23 +93,32 @@ LOWBIT_INLINE TileFunction TileForVectors(int vectors) {
 LOWBIT_INLINE TileFunction TileFor(int rows, int vectors) {
   if constexpr (kTileRows == 8) {
     switch (rows) {
-      case 8: return TileForVectors<8>(vectors);
-      case 7: return TileForVectors<7>(vectors);
-      case 6: return TileForVectors<6>(vectors);
-      case 5: return TileForVectors<5>(vectors);
-      default: break;
+      case 8:
+        return TileForVectors<8>(vectors);
+      case 7:
+        return TileForVectors<7>(vectors);
+      case 6:
+        return TileForVectors<6>(vectors);
+      case 5:
+        return TileForVectors<5>(vectors);
+      default:
+        break;
     }
   }
   switch (rows) {
-    case 4: return TileForVectors<4>(vectors);
-    case 3: return TileForVectors<3>(vectors);
-    case 2: return TileForVectors<2>(vectors);
-    default: return TileForVectors<1>(vectors);
+    case 4:
+      return TileForVectors<4>(vectors);
+    case 3:
+      return TileForVectors<3>(vectors);
+    case 2:
+      return TileForVectors<2>(vectors);
+    default:
+      return TileForVectors<1>(vectors);
   }
 }
 
-void GemmF32(const float* a, size_t a_tile_stride, size_t a_line_stride, const float* b, size_t b_panel_stride, size_t b_line_stride,
-             int m, int n, int k, float* c, size_t ldc, bool accumulate) {
+void GemmF32(const float* a, size_t a_tile_stride, size_t a_line_stride, const float* b, size_t b_panel_stride, size_t b_line_stride, int m,
+             int n, int k, float* c, size_t ldc, bool accumulate) {
   const int strip = (m <= kFewRows ? kFewRowsVectors : kTileVectors) * kLanes;
   int done = 0;
   do {  // at least once: k = 0 still defines c

@@ -43,7 +43,8 @@ void PackRows(const float* x, size_t ldx, int rows, int k, float* out) {
       Transpose8(at, 0, out + s * kRowTile);
     }
     for (size_t s = whole; s < columns; ++s) {
-      for (int i = 0; i < kRowTile; ++i) out[s * kRowTile + static_cast<size_t>(i)] = i < present ? x[static_cast<size_t>(row + i) * ldx + s] : 0.0f;
+      for (int i = 0; i < kRowTile; ++i)
+        out[s * kRowTile + static_cast<size_t>(i)] = i < present ? x[static_cast<size_t>(row + i) * ldx + s] : 0.0f;
     }
   }
 }

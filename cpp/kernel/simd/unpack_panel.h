@@ -20,12 +20,14 @@ LOWBIT_INLINE Decode DecodeOf(const PackedView& w) {
 
 template <Decode kDecode>
 LOWBIT_INLINE Float DecodeCode(Float code, Float scale, Float second) {
-  if constexpr (kDecode == Decode::kFused) return Fma(code, scale, second);
+  if constexpr (kDecode == Decode::kFused)
+    return Fma(code, scale, second);
   else if constexpr (kDecode == Decode::kProductPlusMinimum) {
     Float product = Mul(code, scale);
     LOWBIT_PIN(product);
     return Add(product, second);
-  } else return Mul(Sub(code, second), scale);
+  } else
+    return Mul(Sub(code, second), scale);
 }
 
 // Quads [quad0, quad1) of one sub-block and `lanes` of the panel starting at row0; out = line of the sub-block's column 0.
@@ -86,9 +88,12 @@ void UnpackAffine(const PackedView& w, const uint8_t* panel, int k0, int kc, flo
 template <int kBits>
 LOWBIT_INLINE void UnpackAffineBits(const PackedView& w, const uint8_t* panel, int k0, int kc, float* out) {
   switch (DecodeOf(w)) {
-    case Decode::kFused: return UnpackAffine<kBits, Decode::kFused>(w, panel, k0, kc, out);
-    case Decode::kProductPlusMinimum: return UnpackAffine<kBits, Decode::kProductPlusMinimum>(w, panel, k0, kc, out);
-    case Decode::kDifferenceTimesScale: return UnpackAffine<kBits, Decode::kDifferenceTimesScale>(w, panel, k0, kc, out);
+    case Decode::kFused:
+      return UnpackAffine<kBits, Decode::kFused>(w, panel, k0, kc, out);
+    case Decode::kProductPlusMinimum:
+      return UnpackAffine<kBits, Decode::kProductPlusMinimum>(w, panel, k0, kc, out);
+    case Decode::kDifferenceTimesScale:
+      return UnpackAffine<kBits, Decode::kDifferenceTimesScale>(w, panel, k0, kc, out);
   }
 }
 
@@ -115,19 +120,30 @@ void UnpackPanel(const PackedView& w, int panel, int k0, int kc, float* out) {
     case PackedKind::kDenseF32:
       std::memcpy(out, data + static_cast<size_t>(k0) * kPanelRows * sizeof(float), static_cast<size_t>(kc) * kPanelRows * sizeof(float));
       return;
-    case PackedKind::kDenseF16: return UnpackF16(data, k0, kc, out);
-    case PackedKind::kDenseBf16: return UnpackBf16(data, k0, kc, out);
-    case PackedKind::kAffine: break;
+    case PackedKind::kDenseF16:
+      return UnpackF16(data, k0, kc, out);
+    case PackedKind::kDenseBf16:
+      return UnpackBf16(data, k0, kc, out);
+    case PackedKind::kAffine:
+      break;
   }
   switch (w.bits) {
-    case 1: return UnpackAffineBits<1>(w, data, k0, kc, out);
-    case 2: return UnpackAffineBits<2>(w, data, k0, kc, out);
-    case 3: return UnpackAffineBits<3>(w, data, k0, kc, out);
-    case 4: return UnpackAffineBits<4>(w, data, k0, kc, out);
-    case 5: return UnpackAffineBits<5>(w, data, k0, kc, out);
-    case 6: return UnpackAffineBits<6>(w, data, k0, kc, out);
-    case 7: return UnpackAffineBits<7>(w, data, k0, kc, out);
-    default: return UnpackAffineBits<8>(w, data, k0, kc, out);
+    case 1:
+      return UnpackAffineBits<1>(w, data, k0, kc, out);
+    case 2:
+      return UnpackAffineBits<2>(w, data, k0, kc, out);
+    case 3:
+      return UnpackAffineBits<3>(w, data, k0, kc, out);
+    case 4:
+      return UnpackAffineBits<4>(w, data, k0, kc, out);
+    case 5:
+      return UnpackAffineBits<5>(w, data, k0, kc, out);
+    case 6:
+      return UnpackAffineBits<6>(w, data, k0, kc, out);
+    case 7:
+      return UnpackAffineBits<7>(w, data, k0, kc, out);
+    default:
+      return UnpackAffineBits<8>(w, data, k0, kc, out);
   }
 }
 

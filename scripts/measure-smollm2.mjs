@@ -1,0 +1,90 @@
+/**
+ * npm run measure: the figures of docs/results.md, measured through the command line on the real SmolLM2-135M (npm run model:smollm2).
+ * Needs WikiText-2's wiki.test.raw and a calibration text, cal_wiki.utf8, in LOWBIT_TEXTS or ../shared/data. Run it on an idle machine;
+ * about 20 minutes on 2 cores. Prints one JSON line per figure and, at the end, the table.
+ *
+ * npm run measure -- [name ...] runs only the named rows (and what they need).
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
+
+const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
+const cli = path.join(root, 'dist', 'cli', 'main.js');
+const models = process.env.LOWBIT_MODELS ?? path.join(root, '.models');
+const texts = process.env.LOWBIT_TEXTS ?? path.join(root, '..', 'shared', 'data');
+const checkpoint = path.join(models, 'smollm2-135m-hf');
+const gguf = path.join(models, 'SmolLM2-135M-Instruct.Q4_1.gguf');
+const wiki = path.join(texts, 'wiki.test.raw');
+const calibration = path.join(texts, 'cal_wiki.utf8');
+const scratch = mkdtempSync(path.join(os.tmpdir(), 'lowbit-measure-'));
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
+
+for (const file of [cli, checkpoint, gguf, wiki, calibration]) {
+  if (existsSync(file)) continue;
+  console.error(`missing ${file}; see the first lines of scripts/measure-smollm2.mjs`);
+  process.exit(1);
+}
+
+function lowbit(...args) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [cli, ...args, '--json'], { encoding: 'utf8', maxBuffer: 2 ** 28 });
+  if (status !== 0) throw new Error(`lowbit ${args.join(' ')} failed: ${stderr}`);
+  return JSON.parse(stdout);
+}
+
+const perplexity = (model, precision) =>
+  lowbit('perplexity', model, '--text', wiki, '--context', '512', '--chunks', '24', '--precision', precision).perplexity;
+
+const gptq = (output, ...flags) =>
+  lowbit('quantize', checkpoint, '--output', output, '--method', 'gptq', '--bits', '4', '--group-size', '128', ...flags, '--calibration',
+    calibration, '--calibration-samples', '128', '--calibration-length', '512'); // prettier-ignore
+
+const rtn = (output, ...flags) => lowbit('quantize', checkpoint, '--output', output, '--method', 'rtn', '--bits', '4', ...flags);
+
+function compressed(name, make) {
+  const output = path.join(scratch, name);
+  const { seconds, peak_rss_bytes, bits_per_weight_quantized } = make(output);
+  const exact = perplexity(output, 'exact');
+  const fast = perplexity(output, 'fast');
+  return { exact, fast, bits_per_weight_quantized, seconds, peak_rss_bytes };
+}
+
+const bench = (model, threads) => {
+  const { prefill_tokens_per_second, decode_tokens_per_second } = lowbit(
+    'bench', model, '--prompt-tokens', '512', '--generate-tokens', '64', '--threads', String(threads)); // prettier-ignore
+  return { prefill_tokens_per_second, decode_tokens_per_second };
+};
+
+const rows = {
+  checkpoint: () => ({ exact: perplexity(checkpoint, 'exact'), fast: perplexity(checkpoint, 'fast') }),
+  gguf_q4_1: () => ({ exact: perplexity(gguf, 'exact'), fast: perplexity(gguf, 'fast') }),
+  rtn_4bit_g128: () => compressed('rtn', (output) => rtn(output, '--group-size', '128')),
+  rtn_4bit_g32_asym: () => compressed('grid', (output) => rtn(output, '--group-size', '32', '--no-sym')),
+  gptq_4bit_g128: () => compressed('gptq', (output) => gptq(output)),
+  gptq_4bit_g128_act_static_mse: () => compressed('quality', (output) => gptq(output, '--desc-act', '--static-groups', '--mse', '2.4')),
+  speed_gguf_q4_1_1_thread: () => bench(gguf, 1),
+  speed_gguf_q4_1_2_threads: () => bench(gguf, 2),
+  speed_gptq_4bit_g128_2_threads: () => {
+    const output = path.join(scratch, 'speed');
+    rtn(output, '--group-size', '128'); // speed does not depend on how the codes were chosen
+    return bench(output, 2);
+  },
+};
+
+const wanted = process.argv.slice(2);
+const results = [];
+for (const [name, measure] of Object.entries(rows)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue;
+  const result = { name, ...measure() };
+  results.push(result);
+  console.log(JSON.stringify(result));
+}
+
+const columns = [...new Set(results.flatMap((result) => Object.keys(result)))];
+const show = (value) =>
+  typeof value === 'number' ? (value >= 1e6 ? `${(value / 1e6).toFixed(0)} M` : value.toFixed(value < 100 ? 3 : 1)) : (value ?? '');
+console.log(`\n| ${columns.join(' | ')} |\n|${columns.map(() => '---|').join('')}`);
+for (const result of results) console.log(`| ${columns.map((column) => show(result[column])).join(' | ')} |`);
