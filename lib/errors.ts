@@ -37,8 +37,8 @@ export function describe(value: unknown): string {
   if (value === undefined) return 'undefined';
   if (typeof value === 'string') return `"${value.length > 60 ? `${value.slice(0, 60)}…` : value}" of type string`;
   if (typeof value === 'object') return `an instance of ${constructorName(value)}`;
-  if (typeof value === 'function' || typeof value === 'symbol') return `a ${typeof value}`;
-  return `${String(value)} of type ${typeof value}`;
+  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean') return `${value} of type ${typeof value}`;
+  return `a ${typeof value}`;
 }
 
 /** Objects without a prototype have no constructor, whatever their type says. */

@@ -64,9 +64,7 @@ describe('handles', () => {
     const cancel = native().createCancel();
     for (const wrong of [undefined, null, 5, 'x', {}, [], cancel, new Map()]) {
       expect((await failure(() => native().modelInfo(wrong as ModelHandle))).message).toContain('model handle');
-      expect((await failure(() => native().step(wrong as ContextHandle, { sequence: 0, tokens }, {}))).message).toContain(
-        'context handle',
-      );
+      expect((await failure(() => native().step(wrong as ContextHandle, { sequence: 0, tokens }, {}))).message).toContain('context handle');
     }
     expect((await failure(() => native().cancel(model as never))).message).toContain('cancel handle');
     await native().disposeModel(model);
