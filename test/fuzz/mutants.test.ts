@@ -6,16 +6,11 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { LowbitError, loadModel, quantize } from '../../lib';
-import { f32, type GgufTensor, ggufFile, randomNumbers, safetensorsFile, temporaryDirectory } from '../checkpoint/support';
+import { f32, type GgufTensor, ggufFile, temporaryDirectory } from '../checkpoint/support';
+import { integers, tinyCheckpoint, writeTinyCheckpoint } from '../checkpoint/tiny';
 
 const mutants = Number(process.env['LOWBIT_FUZZ_MUTANTS'] ?? 10_000);
 const seed = Number(process.env['LOWBIT_FUZZ_SEED'] ?? 20261122);
-
-/** Unsigned 32-bit numbers with a fixed seed. */
-function integers(start: number): () => number {
-  const random = randomNumbers(start);
-  return () => Math.floor(random() * 2 ** 32);
-}
 
 /** A complete checkpoint as files in a directory; `model` is what loadModel gets. */
 interface Base {
@@ -24,59 +19,8 @@ interface Base {
   readonly model: string;
 }
 
-const config = {
-  architectures: ['LlamaForCausalLM'],
-  model_type: 'llama',
-  hidden_size: 32,
-  intermediate_size: 64,
-  num_hidden_layers: 1,
-  num_attention_heads: 2,
-  num_key_value_heads: 2,
-  head_dim: 16,
-  vocab_size: 48,
-  rms_norm_eps: 1e-5,
-  rope_theta: 10000,
-  max_position_embeddings: 64,
-  hidden_act: 'silu',
-  tie_word_embeddings: true,
-};
-
-const shapes: readonly (readonly [name: string, ...shape: number[]])[] = [
-  ['model.embed_tokens.weight', 48, 32],
-  ['model.layers.0.input_layernorm.weight', 32],
-  ['model.layers.0.mlp.down_proj.weight', 32, 64],
-  ['model.layers.0.mlp.gate_proj.weight', 64, 32],
-  ['model.layers.0.mlp.up_proj.weight', 64, 32],
-  ['model.layers.0.post_attention_layernorm.weight', 32],
-  ['model.layers.0.self_attn.k_proj.weight', 32, 32],
-  ['model.layers.0.self_attn.o_proj.weight', 32, 32],
-  ['model.layers.0.self_attn.q_proj.weight', 32, 32],
-  ['model.layers.0.self_attn.v_proj.weight', 32, 32],
-  ['model.norm.weight', 32],
-];
-
-function dense(): Base {
-  const random = integers(1);
-  const header: Record<string, unknown> = {};
-  const data: Uint8Array[] = [];
-  let offset = 0;
-  for (const [name, ...shape] of shapes) {
-    const bytes = f32(Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => (random() % 2001) / 1000 - 1));
-    header[name] = { dtype: 'F32', shape, data_offsets: [offset, offset + bytes.length] };
-    offset += bytes.length;
-    data.push(bytes);
-  }
-  const files = new Map<string, Buffer>([
-    ['model.safetensors', safetensorsFile(header, Buffer.concat(data))],
-    ['config.json', Buffer.from(JSON.stringify(config))],
-  ]);
-  return { name: 'dense', files, model: '.' };
-}
-
 async function gptq(scratch: string, bits: 2 | 3 | 4 | 8): Promise<Base> {
-  const source = path.join(scratch, 'source');
-  mkdirSync(source, { recursive: true });
-  for (const [name, bytes] of dense().files) writeFileSync(path.join(source, name), bytes);
+  const source = writeTinyCheckpoint(path.join(scratch, 'source'));
   const output = path.join(scratch, `gptq-${bits}`);
   await quantize({ model: source, output, method: 'rtn', bits, groupSize: 32, sym: bits !== 2 });
   const files = new Map(['model.safetensors', 'config.json'].map((name) => [name, readFileSync(path.join(output, name))]));
@@ -213,8 +157,8 @@ describe('damaged checkpoints', () => {
   const scratch = temporaryDirectory();
 
   test(`${mutants} mutants give a result or a LowbitError`, async () => {
-    const bases = [
-      dense(),
+    const bases: Base[] = [
+      { name: 'dense', files: tinyCheckpoint(), model: '.' },
       await gptq(scratch, 4),
       await gptq(scratch, 3),
       await gptq(scratch, 2),

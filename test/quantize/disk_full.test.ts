@@ -1,0 +1,46 @@
+/** A disk that fills up while the checkpoint is written: a typed error that names the place, nothing left behind. Needs the right to mount. */
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { quantize } from '../../lib';
+import { errorOf, temporaryDirectory } from '../checkpoint/support';
+import { writeTinyCheckpoint } from '../checkpoint/tiny';
+
+let disk = '';
+afterAll(() => disk !== '' && spawnSync('umount', [disk])); // before the directory around it goes
+const scratch = temporaryDirectory();
+disk = path.join(scratch, 'disk');
+mkdirSync(disk);
+const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', disk]).status === 0;
+const name = 'a full disk leaves neither output nor pieces of it';
+const check = mounted ? test : test.skip;
+
+check(mounted ? name : `${name} (skipped: no right to mount a tmpfs)`, async () => {
+  const model = writeTinyCheckpoint(path.join(scratch, 'model'));
+  const output = path.join(disk, 'out');
+  const options = { model, output, method: 'rtn', bits: 4, groupSize: 32 } as const;
+
+  // There is room when the run begins, and none when it writes.
+  const filler = path.join(disk, 'filler');
+  const error = await errorOf(() => quantize({ ...options, onProgress: () => writeFileSync(filler, Buffer.alloc(4080 * 1024)) }));
+  expect(error.code).toBe('IO');
+  expect(error.message).toContain(disk);
+  expect(error.message).toMatch(/full|space/i);
+  expect(readdirSync(disk)).toEqual(['filler']);
+
+  // The same call works once there is room.
+  rmSync(filler);
+  await quantize(options);
+  expect(readdirSync(disk)).toEqual(['out']);
+});
+
+check(
+  mounted ? 'too little room is found before the work' : 'too little room is found before the work (skipped: no right to mount a tmpfs)',
+  async () => {
+    const model = writeTinyCheckpoint(path.join(scratch, 'model'));
+    writeFileSync(path.join(disk, 'filler'), Buffer.alloc(3500 * 1024));
+    const error = await errorOf(() => quantize({ model, output: path.join(disk, 'second'), method: 'rtn', bits: 4, groupSize: 32 }));
+    expect(error.code).toBe('IO');
+    expect(readdirSync(disk).sort()).toEqual(['filler', 'out']);
+  },
+);
