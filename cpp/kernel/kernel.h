@@ -56,6 +56,9 @@ struct KernelTable {
   void (*unpack_panel)(const PackedView& w, int panel, int k0, int kc, float* out);
   // x[rows][ldx] -> tiles of kRowTile rows: out[(tile*k + s)*kRowTile + i]; missing rows of the last tile are zero.
   void (*pack_rows)(const float* x, size_t ldx, int rows, int k, float* out);
+  // y[0..n) (+)= W x for one row x[k] and a dense weight, panels [panel0, panel1), reading the weights once; y points at column 0.
+  // The order of summation is fixed, but not that of gemm_f32.
+  void (*dense_gemv)(const PackedView& w, const float* x, float* y, int panel0, int panel1, bool accumulate);
 
   // ---- fast path --------------------------------------------------------------------------------------------------
   // Quantises rows [row0, row1) of x; d = max|x|/127, q = round-half-even(x/d); a group of zeros has d = 0.

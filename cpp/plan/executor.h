@@ -100,9 +100,10 @@ class Executor {
   Block shared_;  // packed or quantised rows of the current linear input, and its permuted copy
   float* permuted_ = nullptr;
   float* packed_rows_ = nullptr;
-  QuantizedRows quantized_;    // pointers into shared_
-  Block scratch_;              // per thread
-  size_t thread_scratch_ = 0;  // bytes
+  const float* first_row_ = nullptr;  // row 0 of what packed_rows_ was packed from
+  QuantizedRows quantized_;           // pointers into shared_
+  Block scratch_;                     // per thread
+  size_t thread_scratch_ = 0;         // bytes
 };
 
 }  // namespace lowbit

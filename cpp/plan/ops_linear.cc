@@ -95,6 +95,7 @@ const float* Executor::InputRows(const Product& product, int rows, size_t* strid
 void Executor::PrepareExact(const Product& first, int rows) {
   size_t ldx;
   const float* x = InputRows(first, rows, &ldx);
+  first_row_ = x;
   const int k = first.part->view.k, tiles = (rows + kRowTile - 1) / kRowTile;
   const auto pack = [&](int tile) {
     const int r = tile * kRowTile;
@@ -156,6 +157,10 @@ void Executor::ComputePanels(const Product& product, int rows, int panel0, int p
       kernels_.affine_small(w, form, y, ldy, panel0, panel1, accumulate);
     else
       kernels_.affine_gemm(w, form, y, ldy, panel0, panel1, accumulate, scratch);
+    return;
+  }
+  if (rows == 1 && w.kind != PackedKind::kAffine) {
+    kernels_.dense_gemv(w, first_row_, y, panel0, panel1, accumulate);
     return;
   }
   float* unpacked = reinterpret_cast<float*>(scratch);

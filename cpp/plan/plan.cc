@@ -94,7 +94,7 @@ Status CheckOp(const Plan& plan, int i, const Op& op) {
       if (!ViewOk(plan, op.in) || !(op.factor > 0)) return bad("view out of range or cap not positive");
       return Status::Ok();
   }
-  return bad("unknown op");
+  return Error(Code::kInternal, "The plan has an op of an unknown kind");
 }
 
 // Views read and written by an op (attention's cache is not a view).

@@ -403,3 +403,41 @@ LOWBIT_TEST(simd_gemm_f32) {
     }
   }
 }
+
+LOWBIT_TEST(simd_dense_gemv) {
+  std::mt19937 random(91);
+  for (const KernelTable* t : Tables()) {
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      for (const int n : {1, 15, 16, 17, 64, 83, 130}) {
+        for (const int k : {1, 2, 31, 64, 577}) {
+          const std::vector<float> values = RandomVector(random, static_cast<size_t>(n) * static_cast<size_t>(k));
+          std::vector<uint16_t> halves;
+          for (const float v : values) halves.push_back(dtype == DType::kF16 ? FloatToHalf(v) : FloatToBfloat16(v));
+          const void* rows = dtype == DType::kF32 ? static_cast<const void*>(values.data()) : halves.data();
+          const Result<Part> part = PackDense("w", dtype, static_cast<const uint8_t*>(rows), n, k, {});
+          if (!EXPECT(part.ok())) return;
+          const PackedView& w = part.value().view;
+          const std::vector<float> x = RandomVector(random, static_cast<size_t>(k)), before = RandomVector(random, static_cast<size_t>(n));
+          const int panels = (n + kPanelRows - 1) / kPanelRows, split = panels / 2;
+          for (const bool accumulate : {false, true}) {
+            std::vector<float> y = before;
+            y.push_back(kGuard);
+            t->dense_gemv(w, x.data(), y.data(), 0, split, accumulate);
+            t->dense_gemv(w, x.data(), y.data(), split, panels, accumulate);
+            bool ok = y[static_cast<size_t>(n)] == kGuard;
+            for (int i = 0; i < n; ++i) {
+              double sum = accumulate ? double(before[static_cast<size_t>(i)]) : 0, magnitude = std::fabs(sum);
+              for (int j = 0; j < k; ++j) {
+                const double term = double(WeightAt(w, i, j)) * double(x[static_cast<size_t>(j)]);
+                sum += term;
+                magnitude += std::fabs(term);
+              }
+              ok = ok && Close(double(y[static_cast<size_t>(i)]), sum, (k + 2) * kEps * magnitude);
+            }
+            Report(ok, *t, Format("dense_gemv %s n=%d k=%d accumulate=%d", Info(dtype).name, n, k, accumulate));
+          }
+        }
+      }
+    }
+  }
+}

@@ -4,6 +4,7 @@
 
 #ifdef LOWBIT_AVX512
 #include "kernel/avx512/internal.h"
+#include "kernel/simd/dense_gemv.h"
 #include "kernel/simd/gemm_f32.h"
 #include "kernel/simd/pack_rows.h"
 #include "kernel/simd/quantize_rows.h"
@@ -19,6 +20,7 @@ constexpr KernelTable kTable = {
     .gemm_f32 = GemmF32,
     .unpack_panel = UnpackPanel,
     .pack_rows = PackRows,
+    .dense_gemv = DenseGemv,
     .quantize_rows = QuantizeRows,
     .affine_small = avx512::AffineSmall,
     .affine_gemm = avx512::AffineGemm,

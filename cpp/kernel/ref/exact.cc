@@ -102,4 +102,21 @@ void PackRows(const float* x, size_t ldx, int rows, int k, float* out) {
   }
 }
 
+void DenseGemv(const PackedView& w, const float* x, float* y, int panel0, int panel1, bool accumulate) {
+  constexpr int kColumns = 64;  // 4 KiB unpacked at a time
+  float lines[kColumns * kPanelRows];
+  for (int panel = panel0; panel < panel1; ++panel) {
+    float sums[kPanelRows] = {};
+    for (int k0 = 0; k0 < w.k; k0 += kColumns) {
+      const int columns = w.k - k0 < kColumns ? w.k - k0 : kColumns;
+      UnpackPanel(w, panel, k0, columns, lines);
+      for (int j = 0; j < columns; ++j)
+        for (int r = 0; r < kPanelRows; ++r) sums[r] += lines[j * kPanelRows + r] * x[k0 + j];
+    }
+    const int rows = w.n - panel * kPanelRows < kPanelRows ? w.n - panel * kPanelRows : kPanelRows;
+    float* out = y + static_cast<size_t>(panel) * kPanelRows;
+    for (int r = 0; r < rows; ++r) out[r] = accumulate ? out[r] + sums[r] : sums[r];
+  }
+}
+
 }  // namespace lowbit::ref

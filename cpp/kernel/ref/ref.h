@@ -24,6 +24,7 @@ void GemmF32(const float* a, size_t a_tile_stride, size_t a_line_stride, const f
              int n, int k, float* c, size_t ldc, bool accumulate);
 void UnpackPanel(const PackedView& w, int panel, int k0, int kc, float* out);
 void PackRows(const float* x, size_t ldx, int rows, int k, float* out);
+void DenseGemv(const PackedView& w, const float* x, float* y, int panel0, int panel1, bool accumulate);
 
 // affine.cc
 void QuantizeRows(const float* x, size_t ldx, const QuantizedRows& q, int zero_code, int row0, int row1);

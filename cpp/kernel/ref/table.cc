@@ -10,6 +10,7 @@ const KernelTable* RefKernels() {
       .gemm_f32 = ref::GemmF32,
       .unpack_panel = ref::UnpackPanel,
       .pack_rows = ref::PackRows,
+      .dense_gemv = ref::DenseGemv,
       .quantize_rows = ref::QuantizeRows,
       .affine_small = ref::AffineSmall,
       .affine_gemm = ref::AffineGemm,
