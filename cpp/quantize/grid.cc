@@ -117,7 +117,7 @@ void SearchRange(const float* tile, int columns, const GridRule& rule, const flo
 
 }  // namespace
 
-void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale, float* zero) {
+void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale, float* zero, float* fitted) {
   const float qmax = static_cast<float>((1 << rule.bits) - 1);
   float minimum[kGridRows] = {}, maximum[kGridRows] = {};  // zero is always inside the range
   for (int c = 0; c < columns; ++c) {
@@ -136,14 +136,20 @@ void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale,
       minimum[r] = -1;
       maximum[r] = 1;
     }
-    scale[r] = RoundScale((maximum[r] - minimum[r]) / qmax);
-    zero[r] = rule.sym ? (qmax + 1) / 2 : RoundHalfEven(std::min(std::max(-minimum[r] / scale[r], 0.0f), qmax));
+    const float exact = (maximum[r] - minimum[r]) / qmax;
+    scale[r] = RoundScale(exact);
+    // Rounding moves a scale by 2^-11 of itself, or much further where f16 ends; codes must then follow what is stored.
+    const bool close = std::fabs(exact - scale[r]) <= scale[r] * 0x1p-10f;
+    const float used = fitted != nullptr && rule.mse == 0 && close ? exact : scale[r];
+    if (fitted != nullptr) fitted[r] = used;
+    zero[r] = rule.sym ? (qmax + 1) / 2 : RoundHalfEven(std::min(std::max(-minimum[r] / used, 0.0f), qmax));
   }
   if (rule.mse == 2) {
     SearchRange(tile, columns, rule, minimum, maximum, Square{}, scale, zero);
   } else if (rule.mse > 0) {
     SearchRange(tile, columns, rule, minimum, maximum, Power(rule.mse), scale, zero);
   }
+  if (fitted != nullptr && rule.mse > 0) std::copy(scale, scale + kGridRows, fitted);
 }
 
 void QuantizeColumn(const float* w, const float* scale, const float* zero, int bits, uint8_t* codes, float* w_hat) {

@@ -1,7 +1,9 @@
 // quantize/grid: the affine quantiser of GPTQ and RTN and its range search. No calibration data, no threads.
 //   w_hat = scale * (code - zero), code = clamp(round(w / scale) + zero, 0, 2^bits - 1), rounding half to even.
 //   Symmetric: zero = 2^(bits-1), range [-m, m] with m = max |w|. Asymmetric: range [min(0, w), max(0, w)], integer zero.
-// Scales are rounded to f16 before codes and errors are formed, so that the stored tensor is exactly what was optimised.
+// GPTQ forms codes and errors with the scale as stored (f16), so that the stored tensor is exactly what was optimised; RTN forms
+// its codes with the fitted scale, as the reference does: the largest weight of a symmetric group then lies exactly between two
+// codes, and a rounded scale would decide by chance which one all of them get.
 // Works on tiles [columns][kGridRows]: one row of the weight per lane, so that every loop runs across rows.
 #pragma once
 
@@ -22,7 +24,8 @@ struct GridRule {
 
 // tile [columns][kGridRows] -> scale[kGridRows] (representable in f16, at least 2^-22), zero[kGridRows] (integers in
 // [0, 2^bits - 1]). Range search as in GPTQ's reference code: 80 candidates, the range times 1 - i/100, first best wins.
-void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale, float* zero);
+// fitted, when given, receives the scales before rounding (searched ones are always rounded) and decides the zero.
+void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale, float* zero, float* fitted = nullptr);
 
 // One column of kGridRows weights onto the grids; w_hat may be w.
 void QuantizeColumn(const float* w, const float* scale, const float* zero, int bits, uint8_t* codes, float* w_hat);

@@ -31,19 +31,19 @@ Result<QuantizedLinear> QuantizeRtn(std::span<const float> w, int n, int k, cons
   pool.Run((n + kGridRows - 1) / kGridRows, [&](int chunk, int worker) {
     float* tile = scratch.as<float>() + worker * task_floats;
     const int row0 = chunk * kGridRows, rows = std::min(kGridRows, n - row0);
-    float scale[kGridRows], zero[kGridRows];
+    float scale[kGridRows], zero[kGridRows], fitted[kGridRows];
     uint8_t codes[kGridRows];
     for (int group = 0; group < q.groups; ++group) {
       const int first = group * q.group_size, count = std::min(q.group_size, k - first);
       LoadTile(w.data() + size_t(row0) * k, k, rows, nullptr, first, count, tile);
-      FitGrid(tile, count, rule, scale, zero);
+      FitGrid(tile, count, rule, scale, zero, fitted);
       for (int r = 0; r < rows; ++r) {
         q.scales[size_t(row0 + r) * q.groups + group] = scale[r];
         q.zeros[size_t(row0 + r) * q.groups + group] = static_cast<uint8_t>(zero[r]);
       }
       for (int c = 0; c < count; ++c) {
         float* column = tile + size_t(c) * kGridRows;
-        QuantizeColumn(column, scale, zero, options.bits, codes, column);
+        QuantizeColumn(column, fitted, zero, options.bits, codes, column);
         for (int r = 0; r < rows; ++r) q.codes[size_t(row0 + r) * k + first + c] = codes[r];
       }
     }

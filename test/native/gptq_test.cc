@@ -291,6 +291,20 @@ LOWBIT_TEST(GptqScaledErrorsAddUpToTheDampedError) {
   }
 }
 
+// Equal grids, and equal codes but for weights in the middle between two: RTN forms its codes with the scale before it is
+// rounded to f16, so a code may differ by one where that moves w / scale by up to 2^-11 of itself across the middle.
+static bool SameUpToTies(const Layer& layer, const QuantizedLinear& a, const QuantizedLinear& b) {
+  if (a.scales != b.scales || a.zeros != b.zeros) return false;
+  for (size_t i = 0; i < a.codes.size(); ++i) {
+    if (a.codes[i] == b.codes[i]) continue;
+    const size_t group = i / size_t(layer.k) * size_t(a.groups) + i % size_t(layer.k) / size_t(a.group_size);
+    const double position = std::fabs(double(layer.w[i])) / double(a.scales[group]);
+    const double from_middle = std::fabs(position - std::floor(position) - 0.5);
+    if (std::abs(a.codes[i] - b.codes[i]) != 1 || !(from_middle <= position * 0x1p-10)) return false;
+  }
+  return true;
+}
+
 LOWBIT_TEST(GptqWithDiagonalHessianIsRtn) {
   Layer layer = Correlated(66, 160, 5);
   for (int i = 0; i < layer.k; ++i)
@@ -302,7 +316,7 @@ LOWBIT_TEST(GptqWithDiagonalHessianIsRtn) {
         // Groups that follow the falling diagonal are other groups than RTN's; a whole row is the same group.
         QuantizeOptions options = WithOrder(Options(bits, order.desc_act && !order.static_groups ? -1 : 64, bits != 3), order);
         options.mse = mse;
-        EXPECT(Same(Run(layer, options).value(), Run(layer, options, Method::kRtn).value()));
+        EXPECT(SameUpToTies(layer, Run(layer, options).value(), Run(layer, options, Method::kRtn).value()));
       }
     }
   }
