@@ -25,7 +25,8 @@ struct Task {
   float* weights;  // [k] in solving order; updated behind whole blocks only
   float* block;    // [block_size] the columns being solved
   float* errors;   // [block_size] minus the scaled errors
-  float* scales;   // [groups]
+  float* scales;   // [groups] as stored
+  float* fitted;   // [groups] before rounding
   float* zeros;    // [groups]
   uint8_t* codes;  // [k]
 
@@ -45,7 +46,8 @@ struct Task {
       LoadTile(problem.w.data() + size_t(row0) * k, k, rows, nullptr, first, count, weights);
       for (int c = 0; c < count; ++c)
         if (problem.dead[first + c]) std::fill(weights + size_t(c) * kGridRows, weights + size_t(c + 1) * kGridRows, 0.0f);
-      FitGrid(weights, count, problem.rule, scales + size_t(group) * kGridRows, zeros + size_t(group) * kGridRows);
+      const size_t at = size_t(group) * kGridRows;
+      FitGrid(weights, count, problem.rule, scales + at, zeros + at, fitted + at);
     }
   }
 
@@ -54,15 +56,16 @@ struct Task {
     const int p = i1 + i, group = (problem.groups_by_step ? p : problem.order[p]) / q->group_size;
     float* scale = scales + size_t(group) * kGridRows;
     float* zero = zeros + size_t(group) * kGridRows;
+    float* fit = fitted + size_t(group) * kGridRows;
     if (!problem.static_groups && p % q->group_size == 0) {
       // As in the reference code the grid is fitted on W, not on the block's copy: a group that starts inside a block
       // does not see the updates of that block. Fitting on fresh values is not better in general (late groups widen).
-      FitGrid(weights + size_t(p) * kGridRows, std::min(q->group_size, q->k - p), problem.rule, scale, zero);
+      FitGrid(weights + size_t(p) * kGridRows, std::min(q->group_size, q->k - p), problem.rule, scale, zero, fit);
     }
     float* w = block + size_t(i) * kGridRows;
     float* error = errors + size_t(i) * kGridRows;
     float w_hat[kGridRows];
-    QuantizeColumn(w, scale, zero, problem.rule.bits, codes + size_t(p) * kGridRows, w_hat);
+    QuantizeColumn(w, fit, scale, zero, problem.rule.bits, codes + size_t(p) * kGridRows, w_hat);
     const float pivot = factor.Square(i1)[size_t(i) * factor.Rows(i1) + i];
     for (int r = 0; r < kGridRows; ++r) {
       error[r] = (w_hat[r] - w[r]) / pivot;
@@ -151,18 +154,19 @@ Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor,
                          QuantizedLinear* q) {
   const int chunks = (q->n + kGridRows - 1) / kGridRows;
   const size_t line = kGridRows, block = std::min(problem.block_size, q->k);
-  const size_t floats = line * (q->k + 2 * block + 2 * size_t(q->groups));
+  const size_t floats = line * (q->k + 2 * block + 3 * size_t(q->groups));
   const size_t task_bytes = floats * sizeof(float) + line * q->k;
   LOWBIT_ASSIGN_OR_RETURN(Block scratch, Block::Allocate(task_bytes * pool.threads(), MemoryClass::kScratch, "GPTQ row chunks"));
   std::vector<double> losses(chunks);
   pool.Run(chunks, [&](int chunk, int worker) {
     float* base = reinterpret_cast<float*>(scratch.data() + worker * task_bytes);
-    Task task{problem, factor,  kernels, q,       chunk * kGridRows, std::min(kGridRows, q->n - chunk * kGridRows),
-              base,    nullptr, nullptr, nullptr, nullptr,           nullptr};
+    Task task{problem, factor,  kernels, q,      chunk * kGridRows, std::min(kGridRows, q->n - chunk * kGridRows), base, nullptr, nullptr,
+              nullptr, nullptr, nullptr, nullptr};
     task.block = task.weights + line * q->k;
     task.errors = task.block + line * block;
     task.scales = task.errors + line * block;
-    task.zeros = task.scales + line * q->groups;
+    task.fitted = task.scales + line * q->groups;
+    task.zeros = task.fitted + line * q->groups;
     task.codes = reinterpret_cast<uint8_t*>(task.zeros + line * q->groups);
     losses[chunk] = task.Solve();
     task.Store();

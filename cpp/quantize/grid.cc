@@ -152,10 +152,10 @@ void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale,
   if (fitted != nullptr && rule.mse > 0) std::copy(scale, scale + kGridRows, fitted);
 }
 
-void QuantizeColumn(const float* w, const float* scale, const float* zero, int bits, uint8_t* codes, float* w_hat) {
+void QuantizeColumn(const float* w, const float* fitted, const float* scale, const float* zero, int bits, uint8_t* codes, float* w_hat) {
   const float qmax = static_cast<float>((1 << bits) - 1);
   for (int r = 0; r < kGridRows; ++r) {
-    float q = w[r] / scale[r];
+    float q = w[r] / fitted[r];
     q = q > -zero[r] ? q : -zero[r];  // NaN becomes code 0: the conversion below stays defined
     q = q < qmax - zero[r] ? q : qmax - zero[r];
     q = RoundHalfEven(q);

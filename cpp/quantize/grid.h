@@ -1,9 +1,9 @@
 // quantize/grid: the affine quantiser of GPTQ and RTN and its range search. No calibration data, no threads.
 //   w_hat = scale * (code - zero), code = clamp(round(w / scale) + zero, 0, 2^bits - 1), rounding half to even.
 //   Symmetric: zero = 2^(bits-1), range [-m, m] with m = max |w|. Asymmetric: range [min(0, w), max(0, w)], integer zero.
-// GPTQ forms codes and errors with the scale as stored (f16), so that the stored tensor is exactly what was optimised; RTN forms
-// its codes with the fitted scale, as the reference does: the largest weight of a symmetric group then lies exactly between two
-// codes, and a rounded scale would decide by chance which one all of them get.
+// Codes come from the scale as fitted, as in the reference code, and errors from the scale as stored (f16), so that what is
+// optimised is what is stored. The largest weight of a symmetric group lies exactly between two codes: a scale rounded before would
+// decide by chance which of them all such weights get.
 // Works on tiles [columns][kGridRows]: one row of the weight per lane, so that every loop runs across rows.
 #pragma once
 
@@ -27,8 +27,8 @@ struct GridRule {
 // fitted, when given, receives the scales before rounding (searched ones are always rounded) and decides the zero.
 void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale, float* zero, float* fitted = nullptr);
 
-// One column of kGridRows weights onto the grids; w_hat may be w.
-void QuantizeColumn(const float* w, const float* scale, const float* zero, int bits, uint8_t* codes, float* w_hat);
+// One column of kGridRows weights onto the grids: codes by the fitted scale, w_hat by the stored one; w_hat may be w.
+void QuantizeColumn(const float* w, const float* fitted, const float* scale, const float* zero, int bits, uint8_t* codes, float* w_hat);
 
 // Copies columns columns[0..count) (or first..first+count when columns is null) of up to kGridRows rows of row-major
 // w[][k] into a tile; lanes beyond `rows` become zero.

@@ -43,7 +43,7 @@ Result<QuantizedLinear> QuantizeRtn(std::span<const float> w, int n, int k, cons
       }
       for (int c = 0; c < count; ++c) {
         float* column = tile + size_t(c) * kGridRows;
-        QuantizeColumn(column, fitted, zero, options.bits, codes, column);
+        QuantizeColumn(column, fitted, scale, zero, options.bits, codes, column);
         for (int r = 0; r < rows; ++r) q.codes[size_t(row0 + r) * k + first + c] = codes[r];
       }
     }

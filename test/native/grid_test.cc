@@ -113,7 +113,7 @@ LOWBIT_TEST(GridRoundsHalfToEven) {
   std::copy(std::begin(values), std::end(values), w);
   std::fill(scale, scale + kGridRows, 1.0f);
   std::fill(zero, zero + kGridRows, 8.0f);
-  QuantizeColumn(w, scale, zero, 4, codes, w_hat);
+  QuantizeColumn(w, scale, scale, zero, 4, codes, w_hat);
   for (size_t i = 0; i < std::size(values); ++i) {
     EXPECT(codes[i] == expected[i]);
     EXPECT(w_hat[i] == expected[i] - 8);
@@ -123,7 +123,7 @@ LOWBIT_TEST(GridRoundsHalfToEven) {
     scale[r] = HalfToFloat(FloatToHalf(0.013f * (1 + r)));
     w[r] = scale[r] * static_cast<float>(r % 16 - 8);
   }
-  QuantizeColumn(w, scale, zero, 4, codes, w_hat);
+  QuantizeColumn(w, scale, scale, zero, 4, codes, w_hat);
   for (int r = 0; r < kGridRows; ++r) EXPECT(w_hat[r] == w[r] && codes[r] == r % 16);
 }
 
