@@ -40,10 +40,8 @@ async function main(argv: readonly string[]): Promise<number> {
     exitCode = 1;
     if (interrupted !== undefined) report(new LowbitError('CANCELLED', 'interrupted', {}, { cause: error }), json);
     else if (outputError === undefined) report(error, json);
-  } finally {
-    process.off('SIGINT', interrupt);
-    process.off('SIGTERM', interrupt);
   }
+  // The handlers stay: a signal between here and the end of the process must not turn a finished command into a killed one.
   if (interrupted !== undefined) return signalExitCodes[interrupted];
   if (outputError === undefined) return exitCode;
   if (outputError.code === 'EPIPE') return 0; // `lowbit generate ... | head` has what it wanted
