@@ -136,7 +136,7 @@ const megabytes = (bytes) => `${(bytes / 1e6).toPrecision(3)} MB`;
 async function main() {
   if (flags.help) return console.log(help);
   const entry = path.join(root, 'dist', 'index.js');
-  if (!existsSync(entry)) throw new Error('dist/ is missing: run npm install or npm run build first');
+  if (!existsSync(entry)) throw new Error('dist/ is missing: run npm install or npm run compile first');
   const { default: lowbit } = await import(pathToFileURL(entry).href);
   const abort = new AbortController();
   process.once('SIGINT', () => abort.abort());
