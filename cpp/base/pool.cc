@@ -1,17 +1,24 @@
-// base/pool: claiming, spinning and parking.
+// base/pool: claiming, committing, spinning and parking.
 //
 // A region is identified by an epoch. One 64-bit word holds {epoch:32, next:16, chunks:16}: claiming a chunk and checking
 // that it still belongs to the region one knows are a single compare-and-swap, so a late worker can never run a chunk of a
-// newer region with an older region's function.
+// newer region with an older region's function. What a region runs lies in a slot that workers copy before they claim: a
+// claim that succeeds proves that the region was still open after the copy was made.
+//
+// Stealable regions have a word per chunk, {epoch, kOpen | kCommitting | kDone}. Whoever moves it from kOpen to kCommitting
+// publishes its result; everybody else's is dropped.
 #include "base/pool.h"
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "base/affinity.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -20,11 +27,21 @@
 namespace lowbit {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr int kMaxChunks = 0xffff;
+constexpr size_t kTaskWords = Pool::kTaskBytes / sizeof(uint64_t);
 
 // How long an idle worker watches for the next region before it parks. Ops of one step follow each other within
 // microseconds; longer spinning would take a core from the event loop or another process.
 constexpr auto kSpin = std::chrono::microseconds(40);
+
+// The caller waits for an overdue chunk as long as a chunk of this region takes, but within these limits, before it computes it
+// once more.
+constexpr auto kLeastPatience = std::chrono::microseconds(2), kMostPatience = std::chrono::microseconds(500);
+
+constexpr uint64_t kOpen = 0, kCommitting = 1, kDone = 2;
+uint64_t ChunkWord(uint32_t epoch, uint64_t state) { return static_cast<uint64_t>(epoch) << 2 | state; }
 
 void Relax() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -39,53 +56,118 @@ void Relax() {
 struct Pool::State {
   using Fn = std::function<void(int, int)>;
 
+  // What the open region runs: an exclusive function, or a stealable task. Atomic words, because a late worker may read them
+  // while the next region writes them; it never uses what it read then.
+  struct Slot {
+    std::atomic<const Fn*> fn{nullptr};
+    std::atomic<Compute> compute{nullptr};
+    std::atomic<Commit> commit{nullptr};
+    std::atomic<uint32_t> words{0};
+    std::atomic<uint64_t> task[kTaskWords];
+  };
+  struct Job {
+    const Fn* fn = nullptr;
+    Compute compute = nullptr;
+    Commit commit = nullptr;
+    alignas(16) uint64_t task[kTaskWords];
+  };
+  struct alignas(64) Member {
+    std::atomic<bool> inside{false};  // between reading a ticket and having left the region
+  };
+
   alignas(64) std::atomic<uint64_t> ticket{0};
   alignas(64) std::atomic<int> left{0};  // chunks not yet finished
   alignas(64) std::atomic<uint32_t> epoch{0};
   std::atomic<int> sleepers{0};
-  std::atomic<const Fn*> fn{nullptr};
+  std::atomic<int> caller_cpu{-1};
   std::atomic<bool> stop{false};
+  Slot slot;
+  std::unique_ptr<std::atomic<uint64_t>[]> chunks;  // stealable regions: one word per chunk
   std::mutex park_mutex;
   std::condition_variable park;
   std::atomic<bool> open{false};  // a thread has a region open
+  std::atomic<int64_t> stolen{0};
+  bool place = false;  // keep workers off the caller's CPU
+  std::unique_ptr<Member[]> members;
   std::vector<std::thread> workers;
 
-  // Runs chunks of region `e` until none is left to claim.
-  void Drain(uint32_t e, int worker) {
+  // The next chunk of region `e`; false when none is left. job: the region's slot, copied before the claim.
+  bool Claim(uint32_t e, bool copy, Job* job, int* chunk) {
     uint64_t t = ticket.load(std::memory_order_acquire);
     for (;;) {
-      const uint32_t next = static_cast<uint32_t>(t >> 16) & 0xffff, chunks = static_cast<uint32_t>(t) & 0xffff;
-      if (static_cast<uint32_t>(t >> 32) != e || next >= chunks) return;
-      const Fn* f = fn.load(std::memory_order_relaxed);  // valid only if the exchange below succeeds
+      const uint32_t next = static_cast<uint32_t>(t >> 16) & 0xffff, count = static_cast<uint32_t>(t) & 0xffff;
+      if (static_cast<uint32_t>(t >> 32) != e || next >= count) return false;
+      if (copy) {
+        job->fn = slot.fn.load(std::memory_order_relaxed);
+        job->compute = slot.compute.load(std::memory_order_relaxed);
+        job->commit = slot.commit.load(std::memory_order_relaxed);
+        const uint32_t words = std::min<uint32_t>(slot.words.load(std::memory_order_relaxed), kTaskWords);
+        for (uint32_t i = 0; i < words; ++i) job->task[i] = slot.task[i].load(std::memory_order_relaxed);
+      }
       if (!ticket.compare_exchange_weak(t, t + (1u << 16), std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-      (*f)(static_cast<int>(next), worker);
-      left.fetch_sub(1, std::memory_order_release);
-      t = ticket.load(std::memory_order_acquire);
+      *chunk = static_cast<int>(next);
+      return true;
+    }
+  }
+
+  // Takes the right to publish the chunk; false when somebody else had it.
+  bool Win(uint32_t e, int chunk) {
+    uint64_t expected = ChunkWord(e, kOpen);
+    return chunks[static_cast<size_t>(chunk)].compare_exchange_strong(expected, ChunkWord(e, kCommitting), std::memory_order_acq_rel,
+                                                                      std::memory_order_relaxed);
+  }
+
+  void Finish(uint32_t e, int chunk) {
+    chunks[static_cast<size_t>(chunk)].store(ChunkWord(e, kDone), std::memory_order_relaxed);
+    left.fetch_sub(1, std::memory_order_release);
+  }
+
+  void Join(uint32_t e, int worker) {
+    Job job;
+    int chunk;
+    // Copied again for each chunk only while the region has not been seen: after one success the copy is known to be whole.
+    for (bool copy = true; Claim(e, copy, &job, &chunk); copy = false) {
+      if (job.fn != nullptr) {
+        (*job.fn)(chunk, worker);
+        left.fetch_sub(1, std::memory_order_release);
+      } else if (job.compute(job.task, chunk, worker, false) && Win(e, chunk)) {
+        job.commit(job.task, chunk, worker);
+        Finish(e, chunk);
+      }
     }
   }
 
   void Work(int worker) {
+    std::atomic<bool>& inside = members[static_cast<size_t>(worker)].inside;
     uint32_t seen = 0;
+    int avoided = -1;
     for (;;) {
       uint32_t e;
-      auto deadline = std::chrono::steady_clock::now() + kSpin;
+      auto deadline = Clock::now() + kSpin;
       int polls = 0;
       while ((e = epoch.load(std::memory_order_acquire)) == seen) {
         Relax();
-        if (++polls % 32 != 0 || std::chrono::steady_clock::now() < deadline) continue;
+        if (++polls % 32 != 0 || Clock::now() < deadline) continue;
         std::unique_lock<std::mutex> lock(park_mutex);
         sleepers.fetch_add(1, std::memory_order_seq_cst);
         park.wait(lock, [&] { return epoch.load(std::memory_order_seq_cst) != seen; });
         sleepers.fetch_sub(1, std::memory_order_relaxed);
-        deadline = std::chrono::steady_clock::now() + kSpin;
+        deadline = Clock::now() + kSpin;
       }
       seen = e;
       if (stop.load(std::memory_order_acquire)) return;
-      Drain(e, worker);
+      if (place) {
+        const int cpu = caller_cpu.load(std::memory_order_relaxed);
+        if (cpu != avoided) AvoidCpu(avoided = cpu);
+      }
+      inside.store(true, std::memory_order_seq_cst);
+      Join(e, worker);
+      inside.store(false, std::memory_order_release);
     }
   }
 
   void Announce(uint32_t e) {
+    if (place) caller_cpu.store(CurrentCpu(), std::memory_order_relaxed);
     epoch.store(e, std::memory_order_seq_cst);
     if (sleepers.load(std::memory_order_seq_cst) == 0) return;
     {
@@ -93,12 +175,42 @@ struct Pool::State {
     }  // a worker between its check and its wait holds this lock
     park.notify_all();
   }
+
+  // Opens a region whose slot has been written.
+  uint32_t Open(int count) {
+    left.store(count, std::memory_order_relaxed);
+    const uint32_t e = epoch.load(std::memory_order_relaxed) + 1;
+    ticket.store(static_cast<uint64_t>(e) << 32 | static_cast<uint32_t>(count), std::memory_order_release);
+    Announce(e);
+    return e;
+  }
+
+  void RunExclusive(int count, const Fn& fn) {
+    slot.fn.store(&fn, std::memory_order_relaxed);
+    slot.words.store(0, std::memory_order_relaxed);
+    const uint32_t e = Open(count);
+    Job job;
+    for (int chunk; Claim(e, false, &job, &chunk);) {
+      fn(chunk, 0);
+      left.fetch_sub(1, std::memory_order_release);
+    }
+    for (int polls = 0; left.load(std::memory_order_acquire) != 0; ++polls) {
+      if (polls < 500)
+        Relax();
+      else
+        std::this_thread::yield();  // the last chunk's worker may be off its core: give ours away
+    }
+  }
 };
 
 Pool::Pool(int threads) : state_(std::make_unique<State>()) {
   const int count = std::clamp(threads, 1, 256);
-  state_->workers.reserve(static_cast<size_t>(count - 1));
-  for (int i = 1; i < count; ++i) state_->workers.emplace_back([s = state_.get(), i] { s->Work(i); });
+  State& s = *state_;
+  s.place = count > 1 && AllowedCpus() >= count;
+  s.members = std::make_unique<State::Member[]>(static_cast<size_t>(count));
+  s.chunks = std::make_unique<std::atomic<uint64_t>[]>(count > 1 ? kMaxStealableChunks : 0);
+  s.workers.reserve(static_cast<size_t>(count - 1));
+  for (int i = 1; i < count; ++i) s.workers.emplace_back([&s, i] { s.Work(i); });
 }
 
 Pool::~Pool() {
@@ -109,6 +221,8 @@ Pool::~Pool() {
 
 int Pool::threads() const { return static_cast<int>(state_->workers.size()) + 1; }
 
+int64_t Pool::stolen() const { return state_->stolen.load(std::memory_order_relaxed); }
+
 void Pool::Run(int chunks, const std::function<void(int, int)>& fn) {
   State& s = *state_;
   if (chunks <= 1 || s.workers.empty() || s.open.exchange(true, std::memory_order_acquire)) {
@@ -117,22 +231,80 @@ void Pool::Run(int chunks, const std::function<void(int, int)>& fn) {
   }
   for (int base = 0; base < chunks; base += kMaxChunks) {
     const int count = std::min(chunks - base, kMaxChunks);
-    const State::Fn shifted = [&](int chunk, int worker) { fn(base + chunk, worker); };
-    const State::Fn* f = base == 0 && count == chunks ? &fn : &shifted;
-    s.fn.store(f, std::memory_order_relaxed);
-    s.left.store(count, std::memory_order_relaxed);
-    const uint32_t e = s.epoch.load(std::memory_order_relaxed) + 1;
-    s.ticket.store(static_cast<uint64_t>(e) << 32 | static_cast<uint32_t>(count), std::memory_order_release);
-    s.Announce(e);
-    s.Drain(e, 0);
-    for (int polls = 0; s.left.load(std::memory_order_acquire) != 0; ++polls) {
+    if (count == chunks) {
+      s.RunExclusive(count, fn);
+      break;
+    }
+    s.RunExclusive(count, [&](int chunk, int worker) { fn(base + chunk, worker); });
+  }
+  s.open.store(false, std::memory_order_release);
+}
+
+void Pool::RunStealable(int count, const void* task, size_t bytes, Compute compute, Commit commit) {
+  State& s = *state_;
+  if (count <= 1 || s.workers.empty() || s.open.exchange(true, std::memory_order_acquire)) {
+    for (int i = 0; i < count; ++i)
+      if (compute(task, i, 0, true)) commit(task, i, 0);
+    return;
+  }
+  s.slot.fn.store(nullptr, std::memory_order_relaxed);
+  s.slot.compute.store(compute, std::memory_order_relaxed);
+  s.slot.commit.store(commit, std::memory_order_relaxed);
+  const size_t words = (bytes + sizeof(uint64_t) - 1) / sizeof(uint64_t);
+  for (size_t i = 0; i < words; ++i) {
+    uint64_t word = 0;
+    std::memcpy(&word, static_cast<const uint8_t*>(task) + i * sizeof(word), std::min(sizeof(word), bytes - i * sizeof(word)));
+    s.slot.task[i].store(word, std::memory_order_relaxed);
+  }
+  s.slot.words.store(static_cast<uint32_t>(words), std::memory_order_relaxed);
+  const uint32_t next = s.epoch.load(std::memory_order_relaxed) + 1;
+  for (int i = 0; i < count; ++i) s.chunks[static_cast<size_t>(i)].store(ChunkWord(next, kOpen), std::memory_order_relaxed);
+  const Clock::time_point start = Clock::now();
+  const uint32_t e = s.Open(count);
+
+  State::Job unused;
+  int mine = 0;
+  for (int chunk; s.Claim(e, false, &unused, &chunk); ++mine) {
+    // Nobody else computes what the caller claimed, so its word needs no race.
+    if (compute(task, chunk, 0, true)) commit(task, chunk, 0);
+    s.Finish(e, chunk);
+  }
+  const Clock::time_point drained = Clock::now();
+  const auto per_chunk = mine > 0 ? (drained - start) / mine : Clock::duration::zero();
+  const auto patience = std::clamp<Clock::duration>(per_chunk, kLeastPatience, kMostPatience);
+  bool waited = false;
+  for (int polls = 0; s.left.load(std::memory_order_acquire) != 0; ++polls) {
+    Relax();
+    if (!waited) {
+      waited = polls % 16 == 15 && Clock::now() - drained >= patience;
+      continue;
+    }
+    bool any = false;
+    for (int i = 0; i < count && s.left.load(std::memory_order_acquire) != 0; ++i) {
+      if (s.chunks[static_cast<size_t>(i)].load(std::memory_order_relaxed) != ChunkWord(e, kOpen)) continue;
+      any = true;
+      const bool wanted = compute(task, i, 0, false);
+      if (!s.Win(e, i)) continue;
+      if (wanted) commit(task, i, 0);
+      s.Finish(e, i);
+      s.stolen.fetch_add(1, std::memory_order_relaxed);
+    }
+    if (!any && polls > 2000) std::this_thread::yield();  // a worker was stopped while it commits
+  }
+  s.open.store(false, std::memory_order_release);
+}
+
+void Pool::Quiesce() {
+  State& s = *state_;
+  for (size_t i = 1; i <= s.workers.size(); ++i) {
+    const std::atomic<bool>& inside = s.members[i].inside;
+    for (int polls = 0; inside.load(std::memory_order_acquire); ++polls) {
       if (polls < 500)
         Relax();
       else
-        std::this_thread::yield();  // the last chunk's worker may be off its core: give ours away
+        std::this_thread::yield();
     }
   }
-  s.open.store(false, std::memory_order_release);
 }
 
 }  // namespace lowbit

@@ -65,22 +65,40 @@ size_t KvCache::BlockFloats(const CacheSpec& spec, int tokens) {
   return static_cast<size_t>(RoundUp16(tokens)) * static_cast<size_t>(RoundUp16(spec.head_dim));
 }
 
-const float* KvCache::Keys(int cache, int sequence, int kv_head, int begin, int end, float* scratch, const KernelTable& kernels) const {
+size_t KvCache::KeyOffset(int cache, int sequence, int kv_head, int begin) const {
   const Cache& c = caches_[static_cast<size_t>(cache)];
-  const size_t offset = c.keys + c.key_sequence * static_cast<size_t>(sequence) + c.key_head * static_cast<size_t>(kv_head) +
-                        static_cast<size_t>(begin) * static_cast<size_t>(c.spec.head_dim);
+  return c.keys + c.key_sequence * static_cast<size_t>(sequence) + c.key_head * static_cast<size_t>(kv_head) +
+         static_cast<size_t>(begin) * static_cast<size_t>(c.spec.head_dim);
+}
+
+size_t KvCache::ValueOffset(int cache, int sequence, int kv_head, int begin) const {
+  const Cache& c = caches_[static_cast<size_t>(cache)];
+  return c.values + c.value_sequence * static_cast<size_t>(sequence) + c.value_head * static_cast<size_t>(kv_head) +
+         static_cast<size_t>(begin) * static_cast<size_t>(c.value_stride);
+}
+
+const uint16_t* KvCache::KeysF16(int cache, int sequence, int kv_head, int begin) const {
+  return storage_.as<uint16_t>() + KeyOffset(cache, sequence, kv_head, begin);
+}
+
+const uint16_t* KvCache::ValuesF16(int cache, int sequence, int kv_head, int begin) const {
+  return storage_.as<uint16_t>() + ValueOffset(cache, sequence, kv_head, begin);
+}
+
+const float* KvCache::Keys(int cache, int sequence, int kv_head, int begin, int end, float* scratch, const KernelTable& kernels) const {
+  const size_t offset = KeyOffset(cache, sequence, kv_head, begin);
   if (!f16_) return storage_.as<float>() + offset;
+  const int head_dim = caches_[static_cast<size_t>(cache)].spec.head_dim;
   kernels.f16_to_f32(storage_.as<uint16_t>() + offset, scratch,
-                     static_cast<size_t>(RoundUp16(end - begin)) * static_cast<size_t>(c.spec.head_dim));
+                     static_cast<size_t>(RoundUp16(end - begin)) * static_cast<size_t>(head_dim));
   return scratch;
 }
 
 const float* KvCache::Values(int cache, int sequence, int kv_head, int begin, int end, float* scratch, const KernelTable& kernels) const {
-  const Cache& c = caches_[static_cast<size_t>(cache)];
-  const size_t offset = c.values + c.value_sequence * static_cast<size_t>(sequence) + c.value_head * static_cast<size_t>(kv_head) +
-                        static_cast<size_t>(begin) * static_cast<size_t>(c.value_stride);
+  const size_t offset = ValueOffset(cache, sequence, kv_head, begin);
   if (!f16_) return storage_.as<float>() + offset;
-  kernels.f16_to_f32(storage_.as<uint16_t>() + offset, scratch, static_cast<size_t>(end - begin) * static_cast<size_t>(c.value_stride));
+  const int stride = caches_[static_cast<size_t>(cache)].value_stride;
+  kernels.f16_to_f32(storage_.as<uint16_t>() + offset, scratch, static_cast<size_t>(end - begin) * static_cast<size_t>(stride));
   return scratch;
 }
 

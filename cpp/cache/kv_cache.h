@@ -41,9 +41,14 @@ class KvCache {
   // pointing into the cache (f32) or converted into scratch. key_scratch and value_scratch hold KeyBlockFloats(cache, end-begin).
   const float* Keys(int cache, int sequence, int kv_head, int begin, int end, float* scratch, const KernelTable& kernels) const;
   const float* Values(int cache, int sequence, int kv_head, int begin, int end, float* scratch, const KernelTable& kernels) const;
+  // The f16 elements themselves, from token `begin` (keys: a multiple of 16) on; only for an f16 cache.
+  const uint16_t* KeysF16(int cache, int sequence, int kv_head, int begin) const;
+  const uint16_t* ValuesF16(int cache, int sequence, int kv_head, int begin) const;
   static size_t BlockFloats(const CacheSpec& spec, int tokens);
 
  private:
+  size_t KeyOffset(int cache, int sequence, int kv_head, int begin) const;
+  size_t ValueOffset(int cache, int sequence, int kv_head, int begin) const;
   struct Cache {
     CacheSpec spec;
     size_t key_head = 0, value_head = 0;  // elements of one head

@@ -58,8 +58,8 @@ class Calibration {
 
   std::shared_ptr<Model> model_;
   std::vector<int32_t> tokens_, offsets_;
+  KvCache cache_;  // before the executor, which waits for late readers of it
   std::unique_ptr<Executor> executor_;
-  KvCache cache_;
   std::vector<Block> state_;  // per sample [rows][live columns], room for the widest stop
   std::vector<View> live_;    // what state_ holds
   int block_ = -1;            // current block; -1 before the first

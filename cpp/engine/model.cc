@@ -248,6 +248,8 @@ Result<std::vector<float>> Model::DenseWeight(int weight) const {
 }
 
 void Model::ReplaceWeight(int weight, Part part) {
+  pool_->Quiesce();  // a late worker may still read the old one
+  ++bindings_.generation;
   std::vector<Part>& parts = bindings_.weights[static_cast<size_t>(weight)];
   parts.clear();
   parts.push_back(std::move(part));

@@ -80,19 +80,41 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
   e->quantized_.half_scale_sum = reinterpret_cast<float*>(take(2 * per_group));
   e->quantized_.half_bias = reinterpret_cast<int32_t*>(take(2 * per_group));
 
-  size_t per_thread = std::max(kGemmScratchBytes, kExactPanels * kExactColumns * kPanelRows * sizeof(float));
-  for (const Op& op : plan.ops)
-    if (op.kind == OpKind::kAttention) per_thread = std::max(per_thread, AttentionScratch(op).bytes);
+  e->linear_result_ = std::max(kGemmScratchBytes, kExactPanels * kExactColumns * kPanelRows * sizeof(float));
+  const size_t result = std::max(kPrivateFloats, static_cast<size_t>(max_rows) * kExactPanels * kPanelRows);
+  size_t per_thread = e->linear_result_ + result * sizeof(float);
+  size_t partials = 0;
+  for (const Op& op : plan.ops) {
+    if (op.kind != OpKind::kAttention) continue;
+    per_thread = std::max({per_thread, AttentionScratch(op).bytes, FewScratchFloats(op) * sizeof(float)});
+    partials = std::max(partials, static_cast<size_t>(op.n_kv_heads) * FewPartialFloats(op));
+  }
+  constexpr size_t kBlocks = static_cast<size_t>(kFewItems) * (kFewBlocks + 1);  // a window may begin inside a block
+  LOWBIT_ASSIGN_OR_RETURN(e->partials_, Block::Allocate(kBlocks * partials * sizeof(float), MemoryClass::kScratch, "attention blocks"));
+  LOWBIT_ASSIGN_OR_RETURN(e->few_blocks_, Block::Allocate(kBlocks * sizeof(FewBlock), MemoryClass::kScratch, "attention blocks"));
+  LOWBIT_ASSIGN_OR_RETURN(e->attend_items_,
+                          Block::Allocate(Pool::kMaxStealableChunks * sizeof(AttendItem), MemoryClass::kScratch, "attention blocks"));
   e->thread_scratch_ = RoundUp(per_thread, 4096);
   LOWBIT_ASSIGN_OR_RETURN(
       e->scratch_, Block::Allocate(e->thread_scratch_ * static_cast<size_t>(pool.threads()), MemoryClass::kScratch, "thread scratch"));
   e->cosines_.resize(plan.ropes.size());
   e->sines_.resize(plan.ropes.size());
+  LOWBIT_RETURN_IF_ERROR(e->Prepare());
   return e;
+}
+
+Status Executor::Prepare() {
+  pool_.Quiesce();  // a late worker may still read the old list
+  linears_.resize(plan_.ops.size());
+  for (size_t i = 0; i < plan_.ops.size(); ++i)
+    if (plan_.ops[i].kind == OpKind::kLinear) LOWBIT_RETURN_IF_ERROR(PrepareLinear(plan_.ops[i], &linears_[i]));
+  generation_ = bindings_.generation;
+  return Status::Ok();
 }
 
 Status Executor::Begin(const Batch& batch) {
   if (batch.rows < 1 || batch.rows > max_rows_) return Error(Code::kInternal, "A batch of %d rows exceeds %d", batch.rows, max_rows_);
+  if (generation_ != bindings_.generation) LOWBIT_RETURN_IF_ERROR(Prepare());
   batch_ = batch;
   positions_.resize(static_cast<size_t>(batch.rows));
   for (const Segment& s : batch.segments)
@@ -115,7 +137,7 @@ Status Executor::Begin(const Batch& batch) {
 Status Executor::Run(OpRange range, KvCache* cache, const std::atomic<bool>* cancel) {
   for (int i = range.begin; i < range.end; ++i) {
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return Error(Code::kCancelled, "The operation was aborted");
-    LOWBIT_RETURN_IF_ERROR(RunOp(plan_.ops[static_cast<size_t>(i)], batch_.rows, cache));
+    LOWBIT_RETURN_IF_ERROR(RunOp(i, batch_.rows, cache));
   }
   return Status::Ok();
 }
@@ -123,7 +145,7 @@ Status Executor::Run(OpRange range, KvCache* cache, const std::atomic<bool>* can
 Status Executor::RunEpilogue(int rows, const std::atomic<bool>* cancel) {
   for (int i = plan_.epilogue.begin; i < plan_.epilogue.end; ++i) {
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return Error(Code::kCancelled, "The operation was aborted");
-    LOWBIT_RETURN_IF_ERROR(RunOp(plan_.ops[static_cast<size_t>(i)], rows, nullptr));
+    LOWBIT_RETURN_IF_ERROR(RunOp(i, rows, nullptr));
   }
   return Status::Ok();
 }
@@ -134,7 +156,8 @@ void Executor::ForRows(int rows, const std::function<void(int, int)>& fn) {
   pool_.Run((rows + step - 1) / step, [&](int chunk, int) { fn(chunk * step, std::min(rows, (chunk + 1) * step)); });
 }
 
-Status Executor::RunOp(const Op& op, int rows, KvCache* cache) {
+Status Executor::RunOp(int index, int rows, KvCache* cache) {
+  const Op& op = plan_.ops[static_cast<size_t>(index)];
   const auto for_rows = [&](int width, const std::function<void(int, int)>& fn) {
     if (static_cast<int64_t>(rows) * width < kMinParallelFloats)
       fn(0, rows);
@@ -145,7 +168,7 @@ Status Executor::RunOp(const Op& op, int rows, KvCache* cache) {
     case OpKind::kEmbed:
       return Embed(op, rows);
     case OpKind::kLinear:
-      return Linear(op, rows);
+      return Linear(linears_[static_cast<size_t>(index)], rows);
     case OpKind::kAttention:
       return Attention(op, cache);
     case OpKind::kRmsNorm: {

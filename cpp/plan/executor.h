@@ -14,6 +14,7 @@
 #include "cache/kv_cache.h"
 #include "kernel/kernel.h"
 #include "part/part.h"
+#include "plan/linear.h"
 #include "plan/plan.h"
 
 namespace lowbit {
@@ -22,6 +23,7 @@ namespace lowbit {
 struct Bindings {
   std::vector<std::vector<Part>> weights;
   std::vector<std::vector<float>> vectors;
+  uint64_t generation = 0;  // raised whenever a weight is replaced; executors then look again
 };
 
 // Consecutive rows of one sequence, appended behind `past` tokens.
@@ -38,12 +40,27 @@ struct Batch {
   std::vector<Segment> segments;    // cover the rows in order
 };
 
+// Query tokens [position, position + tokens) of a sequence, in rows [row, row + tokens) of the batch.
+struct AttendItem {
+  int sequence = 0, row = 0, position = 0, tokens = 0;
+};
+
+// Keys [begin, end) that the token in row `row` attends to in one chunk.
+struct FewBlock {
+  int sequence = 0, row = 0, begin = 0, end = 0;
+};
+
 class Executor {
  public:
   // Buffers for max_rows token rows; buffers that only the epilogue touches (the logits) get epilogue_rows.
   // fast: integer kernels for affine parts. References must outlive the executor.
   static Result<std::unique_ptr<Executor>> Create(const Plan& plan, const Bindings& bindings, const KernelTable& kernels, Pool& pool,
                                                   bool fast, int max_rows, int epilogue_rows);
+
+  // Waits for late workers of the pool: they may still read the weights, the cache and this executor's memory.
+  ~Executor() { pool_.Quiesce(); }
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
 
   int max_rows() const { return max_rows_; }
   int epilogue_rows() const { return epilogue_rows_; }
@@ -52,7 +69,8 @@ class Executor {
   Status Begin(const Batch& batch);
 
   // Runs ops of the prologue or of blocks on the current batch. CANCELLED as soon as *cancel becomes true (checked between
-  // ops). Attention reads and extends `cache` (positions past..past+count of each segment).
+  // ops). Attention reads and extends `cache` (positions past..past+count of each segment), which must outlive the executor:
+  // late workers of the pool may still read it.
   Status Run(OpRange range, KvCache* cache, const std::atomic<bool>* cancel);
 
   // Runs the epilogue on the first `rows` (<= epilogue_rows) rows of the residual buffer.
@@ -70,20 +88,31 @@ class Executor {
   Executor(const Plan& plan, const Bindings& bindings, const KernelTable& kernels, Pool& pool, bool fast)
       : plan_(plan), bindings_(bindings), kernels_(kernels), pool_(pool), fast_(fast) {}
 
-  Status RunOp(const Op& op, int rows, KvCache* cache);
+  // Resolves the linear ops against the bindings. When no step runs.
+  Status Prepare();
+  Status RunOp(int index, int rows, KvCache* cache);
   // Splits rows over the pool when there are enough of them to pay for waking a worker.
   void ForRows(int rows, const std::function<void(int begin, int end)>& fn);
 
-  // ops_linear.cc
-  Status Linear(const Op& op, int rows);
+  uint8_t* ThreadScratch(int worker) const { return scratch_.data() + static_cast<size_t>(worker) * thread_scratch_; }
+
+  // ops_embed.cc
   Status Embed(const Op& op, int rows);
-  struct Product;  // one part of one output of a linear op
-  const float* InputRows(const Product& product, int rows, size_t* stride);
-  void PrepareExact(const Product& first, int rows);
-  void PrepareFast(const Product& first, int rows);
-  void ComputePanels(const Product& product, int rows, int panel0, int panel1, int worker);
+  // ops_linear.cc
+  Status PrepareLinear(const Op& op, LinearOp* linear) const;
+  Status Linear(const LinearOp& op, int rows);
+  const float* InputRows(const LinearRun& run, int begin, int end, size_t* stride);
+  template <typename Fn>
+  void ForTiles(int rows, int tile, const Fn& fn);
+  void PackInput(const LinearRun& run, int rows, const float** x, size_t* ldx);
+  void QuantizeInput(const LinearRun& run, int rows, QuantizedRows* quantized);
   // ops_attention.cc
   Status Attention(const Op& op, KvCache* cache);
+  // attend_few.cc, attend_many.cc
+  struct FewTask;
+  struct ManyTask;
+  void AttendFew(const Op& op, const KvCache& cache, const std::vector<AttendItem>& items);
+  void AttendMany(const Op& op, const KvCache& cache, const std::vector<AttendItem>& items);
 
   const Plan& plan_;
   const Bindings& bindings_;
@@ -100,10 +129,13 @@ class Executor {
   Block shared_;  // packed or quantised rows of the current linear input, and its permuted copy
   float* permuted_ = nullptr;
   float* packed_rows_ = nullptr;
-  const float* first_row_ = nullptr;  // row 0 of what packed_rows_ was packed from
-  QuantizedRows quantized_;           // pointers into shared_
-  Block scratch_;                     // per thread
-  size_t thread_scratch_ = 0;         // bytes
+  QuantizedRows quantized_;                     // pointers into shared_
+  Block scratch_;                               // per thread
+  size_t thread_scratch_ = 0;                   // bytes
+  size_t linear_result_ = 0;                    // where in a thread's scratch a linear chunk's private result lies
+  Block attend_items_, few_blocks_, partials_;  // of the current attention region
+  std::vector<LinearOp> linears_;               // one per op of the plan; empty for other kinds
+  uint64_t generation_ = 0;                     // of the bindings that linears_ was made from
 };
 
 }  // namespace lowbit

@@ -1,6 +1,4 @@
-// plan/: the linear and embed ops. A linear op is a list of products, one for each part of each output; products that
-// read the input in the same form (packed f32 rows, or int8 rows with the same zero code) share that form and one parallel
-// region, so that q, k and v, or gate and up, run as one matrix product.
+// plan/: the linear op: grouping of products, preparation of the input rows, and the stealable region that computes panels.
 #include <algorithm>
 #include <cstring>
 
@@ -8,202 +6,267 @@
 #include "plan/scratch.h"
 
 namespace lowbit {
+namespace {
 
-struct Executor::Product {
-  const Part* part;
-  View out;
-  const float* bias;  // added by the first part of an output, or null
-  bool accumulate;
-  View in;
-  bool fast;      // integer kernels
-  int zero_code;  // of the int8 rows, fast only
+// y[m][columns) of one product, from prepared rows. y points at column 0 of the product.
+struct PanelJob {
+  const KernelTable& kernels;
+  const LinearRun& run;
+  const Product& product;
+  const QuantizedRows& quantized;
+  const float* packed;  // tiles of kRowTile rows
+  const float* x;       // the rows themselves, and the distance between them
+  size_t ldx;
+  int m;
+  uint8_t* scratch;
 
-  bool SameInput(const Product& other) const {
-    return fast == other.fast && zero_code == other.zero_code && (part->view.group_size == 16) == (other.part->view.group_size == 16) &&
-           ActivationGroup(part->view) == ActivationGroup(other.part->view) && part->permutation == other.part->permutation;
+  void Compute(int panel0, int panel1, float* y, size_t ldy) const {
+    const PackedView& w = product.w;
+    if (run.form == InputForm::kInt8Rows) {
+      if (m <= kSmallRows)
+        kernels.affine_small(w, quantized, y, ldy, panel0, panel1, false);
+      else
+        kernels.affine_gemm(w, quantized, y, ldy, panel0, panel1, false, scratch);
+    } else if (m <= kSmallRows && w.kind != PackedKind::kAffine) {
+      // Panel by panel, so that the weights are read from memory once; row by row, so that a row's result does not depend on
+      // how many rows share the step.
+      for (int p = panel0; p < panel1; ++p)
+        for (int r = 0; r < m; ++r)
+          kernels.dense_gemv(w, x + static_cast<size_t>(r) * ldx, y + static_cast<size_t>(r) * ldy, p, p + 1, false);
+    } else {
+      Unpacked(panel0, panel1, y, ldy);
+    }
+    if (product.bias == nullptr) return;
+    const int column0 = panel0 * kPanelRows, columns = std::min(w.n, panel1 * kPanelRows) - column0;
+    for (int r = 0; r < m; ++r) {
+      float* row = y + static_cast<size_t>(r) * ldy + column0;
+      kernels.add(row, product.bias + column0, row, static_cast<size_t>(columns));
+    }
+  }
+
+  void Unpacked(int panel0, int panel1, float* y, size_t ldy) const {
+    const PackedView& w = product.w;
+    float* unpacked = reinterpret_cast<float*>(scratch);
+    const size_t k = static_cast<size_t>(w.k);
+    for (int p = panel0; p < panel1; p += static_cast<int>(kExactPanels)) {
+      const int panels = std::min(static_cast<int>(kExactPanels), panel1 - p);
+      const int columns = std::min(w.n - p * kPanelRows, panels * kPanelRows);
+      for (size_t k0 = 0; k0 < k; k0 += kExactColumns) {
+        const size_t kc = std::min(kExactColumns, k - k0);
+        for (int i = 0; i < panels; ++i)
+          kernels.unpack_panel(w, p + i, static_cast<int>(k0), static_cast<int>(kc), unpacked + static_cast<size_t>(i) * kc * kPanelRows);
+        kernels.gemm_f32(packed + k0 * kRowTile, k * kRowTile, kRowTile, unpacked, kc * kPanelRows, kPanelRows, m, columns,
+                         static_cast<int>(kc), y + p * kPanelRows, ldy, k0 > 0);
+      }
+    }
   }
 };
 
-Status Executor::Linear(const Op& op, int rows) {
-  std::vector<Product> products;
+// The stealable region of one run (base/pool.h). Chunks are panels [step*i, step*(i+1)) of one product after the other.
+struct PanelTask {
+  const LinearRun* run;
+  const KernelTable* kernels;
+  QuantizedRows quantized;
+  const float* packed;
+  const float* x;
+  size_t ldx;
+  uint8_t* scratch;
+  size_t thread_scratch, result;  // bytes per thread, and where in them a private result lies
+  int m, step;
+
+  struct Panels {
+    const Product* product;
+    int begin, end;
+  };
+  Panels Locate(int chunk) const {
+    for (const Product& product : run->products) {
+      const int chunks = (product.panels + step - 1) / step;
+      if (chunk < chunks) return {&product, chunk * step, std::min(product.panels, (chunk + 1) * step)};
+      chunk -= chunks;
+    }
+    return {&run->products.front(), 0, 0};
+  }
+  uint8_t* Scratch(int worker) const { return scratch + static_cast<size_t>(worker) * thread_scratch; }
+  float* Result(int worker) const { return reinterpret_cast<float*>(Scratch(worker) + result); }
+  size_t Stride() const { return static_cast<size_t>(step) * kPanelRows; }
+
+  bool Compute(int chunk, int worker, bool direct) const {
+    const Panels p = Locate(chunk);
+    const PanelJob job{*kernels, *run, *p.product, quantized, packed, x, ldx, m, Scratch(worker)};
+    // What is added to comes from a private result always: the order of additions must not depend on who computes.
+    const bool in_place = direct && !p.product->accumulate;
+    if (in_place)
+      job.Compute(p.begin, p.end, p.product->y, p.product->ldy);
+    else
+      job.Compute(p.begin, p.end, Result(worker) - p.begin * kPanelRows, Stride());
+    return !in_place;
+  }
+  void Commit(int chunk, int worker) const {
+    const Panels p = Locate(chunk);
+    const int column0 = p.begin * kPanelRows;
+    const size_t columns = static_cast<size_t>(std::min(p.product->w.n, p.end * kPanelRows) - column0);
+    for (int r = 0; r < m; ++r) {
+      const float* from = Result(worker) + static_cast<size_t>(r) * Stride();
+      float* to = p.product->y + static_cast<size_t>(r) * p.product->ldy + column0;
+      if (p.product->accumulate)
+        kernels->add(to, from, to, columns);
+      else
+        std::memcpy(to, from, columns * sizeof(float));
+    }
+  }
+};
+
+// Panels of one chunk. About eight chunks per thread even out a busy neighbour; a register block of the kernels is two panels
+// of codes or three of floats. A single thread has nothing to share out.
+int ChunkPanels(const LinearRun& run, int m, int threads) {
+  const int block = run.form == InputForm::kInt8Rows ? 2 : static_cast<int>(kExactPanels);
+  const int even = threads == 1 ? run.panels : run.panels / (8 * threads);
+  int step = std::max(1, std::min(even, static_cast<int>(kPrivateFloats) / kPanelRows / m) / block) * block;
+  while (run.panels / step + static_cast<int>(run.products.size()) > Pool::kMaxStealableChunks) step += block;
+  return step;
+}
+
+}  // namespace
+
+Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
+  struct Source {
+    const Part* part;
+    LinearRun run;
+    Product product;
+  };
+  std::vector<Source> sources;
   for (const LinearOutput& o : op.outputs) {
     const int bias = plan_.weights[static_cast<size_t>(o.weight)].bias;
     bool first = true;
     for (const Part& part : bindings_.weights[static_cast<size_t>(o.weight)]) {
-      Product p;
-      p.part = &part;
-      p.out = o.out;
-      p.bias = first && bias >= 0 ? bindings_.vectors[static_cast<size_t>(bias)].data() : nullptr;
-      p.accumulate = o.accumulate || !first;
-      p.in = op.in;
-      p.fast = fast_ && part.view.kind == PackedKind::kAffine;
-      p.zero_code = p.fast && part.view.affine == AffineKind::kSymmetric ? 1 << (part.view.bits - 1) : 0;
-      products.push_back(p);
+      Source s;
+      s.part = &part;
+      s.run.in = op.in;
+      s.run.k = part.view.k;
+      s.run.permutation = part.permutation.empty() ? nullptr : &part.permutation;
+      if (fast_ && part.view.kind == PackedKind::kAffine) {
+        s.run.form = InputForm::kInt8Rows;
+        s.run.zero_code = part.view.affine == AffineKind::kSymmetric ? 1 << (part.view.bits - 1) : 0;
+        s.run.group = ActivationGroup(part.view);
+        s.run.halves = part.view.group_size == 16;
+      }
+      s.product.w = part.view;
+      s.product.y = Row(o.out, 0);
+      s.product.ldy = Stride(o.out);
+      s.product.bias = first && bias >= 0 ? bindings_.vectors[static_cast<size_t>(bias)].data() : nullptr;
+      s.product.accumulate = o.accumulate || !first;
+      s.product.panels = (part.view.n + kPanelRows - 1) / kPanelRows;
+      sources.push_back(std::move(s));
       first = false;
     }
     if (first) return Error(Code::kInternal, "Weight %s has no parts", plan_.weights[static_cast<size_t>(o.weight)].name.c_str());
   }
-
-  for (size_t begin = 0; begin < products.size();) {
-    // A run must not hold two parts of one output: both would add to the same columns at the same time.
-    size_t end = begin + 1;
-    while (end < products.size() && products[end].SameInput(products[begin]) && products[end].out.offset != products[end - 1].out.offset)
+  const auto same_input = [](const Source& a, const Source& b) {
+    return a.run.form == b.run.form && a.run.zero_code == b.run.zero_code && a.run.group == b.run.group && a.run.halves == b.run.halves &&
+           a.part->permutation == b.part->permutation;
+  };
+  linear->runs.clear();
+  for (size_t begin = 0; begin < sources.size();) {
+    LinearRun run = sources[begin].run;
+    size_t end = begin;
+    do {
+      run.products.push_back(sources[end].product);
+      run.panels += sources[end].product.panels;
       ++end;
-    if (products[begin].fast)
-      PrepareFast(products[begin], rows);
-    else
-      PrepareExact(products[begin], rows);
-
-    struct Chunk {
-      const Product* product;
-      int panel0, panel1;
-    };
-    std::vector<Chunk> chunks;
-    int panels = 0;
-    for (size_t i = begin; i < end; ++i) panels += (products[i].part->view.n + kPanelRows - 1) / kPanelRows;
-    // About eight chunks per thread even out a busy neighbour; three panels are one register block of the kernels.
-    const int blocks = std::max(1, panels / (3 * 8 * pool_.threads()));
-    const int step = 3 * std::min(blocks, 64);
-    for (size_t i = begin; i < end; ++i) {
-      const int count = (products[i].part->view.n + kPanelRows - 1) / kPanelRows;
-      for (int p = 0; p < count; p += step) chunks.push_back({&products[i], p, std::min(count, p + step)});
-    }
-    pool_.Run(static_cast<int>(chunks.size()), [&](int c, int worker) {
-      const Chunk& chunk = chunks[static_cast<size_t>(c)];
-      ComputePanels(*chunk.product, rows, chunk.panel0, chunk.panel1, worker);
-    });
+      // A run must not hold two parts of one output: both would add to the same columns at the same time.
+    } while (end < sources.size() && same_input(sources[begin], sources[end]) && sources[end].product.y != sources[end - 1].product.y);
+    linear->runs.push_back(std::move(run));
     begin = end;
   }
   return Status::Ok();
 }
 
-// Input rows in packed column order: the view itself, or a gathered copy for act-order weights.
-const float* Executor::InputRows(const Product& product, int rows, size_t* stride) {
-  const std::vector<int32_t>& permutation = product.part->permutation;
-  *stride = Stride(product.in);
-  if (permutation.empty()) return Row(product.in, 0);
+Status Executor::Linear(const LinearOp& op, int rows) {
+  for (const LinearRun& run : op.runs) {
+    PanelTask task = {};
+    task.run = &run;
+    task.kernels = &kernels_;
+    if (run.form == InputForm::kInt8Rows)
+      QuantizeInput(run, rows, &task.quantized);
+    else
+      PackInput(run, rows, &task.x, &task.ldx);
+    task.packed = packed_rows_;
+    task.scratch = scratch_.data();
+    task.thread_scratch = thread_scratch_;
+    task.result = linear_result_;
+    task.m = rows;
+    task.step = ChunkPanels(run, rows, pool_.threads());
+    int chunks = 0;
+    for (const Product& product : run.products) chunks += (product.panels + task.step - 1) / task.step;
+    pool_.RunStealable(chunks, task);
+  }
+  return Status::Ok();
+}
+
+// Rows [begin, end) of the input in packed column order: the view itself, or a gathered copy for act-order weights.
+const float* Executor::InputRows(const LinearRun& run, int begin, int end, size_t* stride) {
+  *stride = Stride(run.in);
+  if (run.permutation == nullptr) return Row(run.in, begin);
+  const std::vector<int32_t>& permutation = *run.permutation;
   const size_t k = permutation.size();
-  for (int r = 0; r < rows; ++r) {
-    const float* from = Row(product.in, r);
+  *stride = k;
+  for (int r = begin; r < end; ++r) {
+    const float* from = Row(run.in, r);
     float* to = permuted_ + static_cast<size_t>(r) * k;
     for (size_t j = 0; j < k; ++j) to[j] = from[permutation[j]];
   }
-  *stride = k;
-  return permuted_;
+  return permuted_ + static_cast<size_t>(begin) * k;
 }
 
-void Executor::PrepareExact(const Product& first, int rows) {
-  size_t ldx;
-  const float* x = InputRows(first, rows, &ldx);
-  first_row_ = x;
-  const int k = first.part->view.k, tiles = (rows + kRowTile - 1) / kRowTile;
-  const auto pack = [&](int tile) {
-    const int r = tile * kRowTile;
-    kernels_.pack_rows(x + static_cast<size_t>(r) * ldx, ldx, std::min(kRowTile, rows - r), k,
-                       packed_rows_ + static_cast<size_t>(r) * static_cast<size_t>(k));
-  };
+// fn(begin, end) for tiles of rows; few tiles are not worth waking a worker.
+template <typename Fn>
+void Executor::ForTiles(int rows, int tile, const Fn& fn) {
+  const int tiles = (rows + tile - 1) / tile;
   if (tiles < 4) {
-    for (int t = 0; t < tiles; ++t) pack(t);
+    fn(0, rows);
   } else {
-    pool_.Run(tiles, [&](int t, int) { pack(t); });
+    pool_.Run(tiles, [&](int t, int) { fn(t * tile, std::min(rows, (t + 1) * tile)); });
   }
 }
 
-void Executor::PrepareFast(const Product& first, int rows) {
-  size_t ldx;
-  const float* x = InputRows(first, rows, &ldx);
-  QuantizedRows& q = quantized_;
+void Executor::PackInput(const LinearRun& run, int rows, const float** x, size_t* ldx) {
+  const bool direct = rows <= kSmallRows && std::all_of(run.products.begin(), run.products.end(),
+                                                        [](const Product& p) { return p.w.kind != PackedKind::kAffine; });
+  if (direct) {
+    *x = InputRows(run, 0, rows, ldx);
+    return;
+  }
+  ForTiles(rows, kRowTile, [&](int begin, int end) {
+    size_t stride;
+    const float* from = InputRows(run, begin, end, &stride);
+    if (begin == 0) {
+      *x = from;
+      *ldx = stride;
+    }
+    for (int r = begin; r < end; r += kRowTile)
+      kernels_.pack_rows(from + static_cast<size_t>(r - begin) * stride, stride, std::min(kRowTile, end - r), run.k,
+                         packed_rows_ + static_cast<size_t>(r) * static_cast<size_t>(run.k));
+  });
+}
+
+void Executor::QuantizeInput(const LinearRun& run, int rows, QuantizedRows* quantized) {
+  QuantizedRows& q = *quantized;
+  q = quantized_;
   q.m = rows;
-  q.k = first.part->view.k;
+  q.k = run.k;
   q.k_padded = (q.k + kSubBlock - 1) / kSubBlock * kSubBlock;
-  q.group = ActivationGroup(first.part->view);
+  q.group = run.group;
   q.groups = (q.k_padded + q.group - 1) / q.group;
   q.tile = rows <= kSmallRows ? rows : kernels_.gemm_tile;
-  QuantizedRows form = q;
-  if (first.part->view.group_size != 16) {
-    form.half_scale_sum = nullptr;
-    form.half_bias = nullptr;
+  if (!run.halves) {
+    q.half_scale_sum = nullptr;
+    q.half_bias = nullptr;
   }
-  const int tiles = (rows + q.tile - 1) / q.tile;
-  if (tiles < 4) {
-    kernels_.quantize_rows(x, ldx, form, first.zero_code, 0, rows);
-  } else {
-    pool_.Run(tiles, [&](int t, int) {
-      kernels_.quantize_rows(x, ldx, form, first.zero_code, t * form.tile, std::min(rows, (t + 1) * form.tile));
-    });
-  }
-}
-
-void Executor::ComputePanels(const Product& product, int rows, int panel0, int panel1, int worker) {
-  const PackedView& w = product.part->view;
-  float* y = Row(product.out, 0);
-  const size_t ldy = Stride(product.out);
-  const int column0 = panel0 * kPanelRows, column1 = std::min(w.n, panel1 * kPanelRows);
-  bool accumulate = product.accumulate;
-  if (product.bias != nullptr) {
-    for (int r = 0; r < rows; ++r) {
-      float* row = y + static_cast<size_t>(r) * ldy;
-      if (accumulate)
-        kernels_.add(row + column0, product.bias + column0, row + column0, static_cast<size_t>(column1 - column0));
-      else
-        std::memcpy(row + column0, product.bias + column0, static_cast<size_t>(column1 - column0) * sizeof(float));
-    }
-    accumulate = true;
-  }
-  uint8_t* scratch = scratch_.data() + static_cast<size_t>(worker) * thread_scratch_;
-  if (product.fast) {
-    QuantizedRows form = quantized_;
-    if (rows <= kSmallRows)
-      kernels_.affine_small(w, form, y, ldy, panel0, panel1, accumulate);
-    else
-      kernels_.affine_gemm(w, form, y, ldy, panel0, panel1, accumulate, scratch);
-    return;
-  }
-  if (rows == 1 && w.kind != PackedKind::kAffine) {
-    kernels_.dense_gemv(w, first_row_, y, panel0, panel1, accumulate);
-    return;
-  }
-  float* unpacked = reinterpret_cast<float*>(scratch);
-  const size_t k = static_cast<size_t>(w.k);
-  for (int p = panel0; p < panel1; p += static_cast<int>(kExactPanels)) {
-    const int panels = std::min(static_cast<int>(kExactPanels), panel1 - p);
-    const int columns = std::min(w.n - p * kPanelRows, panels * kPanelRows);
-    for (size_t k0 = 0; k0 < k; k0 += kExactColumns) {
-      const size_t kc = std::min(kExactColumns, k - k0);
-      for (int i = 0; i < panels; ++i)
-        kernels_.unpack_panel(w, p + i, static_cast<int>(k0), static_cast<int>(kc), unpacked + static_cast<size_t>(i) * kc * kPanelRows);
-      kernels_.gemm_f32(packed_rows_ + k0 * kRowTile, k * kRowTile, kRowTile, unpacked, kc * kPanelRows, kPanelRows, rows, columns,
-                        static_cast<int>(kc), y + p * kPanelRows, ldy, accumulate || k0 > 0);
-    }
-  }
-}
-
-Status Executor::Embed(const Op& op, int rows) {
-  const std::vector<Part>& parts = bindings_.weights[static_cast<size_t>(op.index)];
-  const size_t width = static_cast<size_t>(op.out.width);
-  for (const Part& part : parts)
-    if (!part.permutation.empty()) return Error(Code::kUnsupported, "The embedding must not have permuted columns");
-  // One token's row is a lane of its panel; unpacking the panel costs 16 rows but keeps a single copy of a table that
-  // tied models also use as head.
-  const auto embed = [&](int r, float* panel) {
-    const int token = batch_.tokens[r];
-    float* to = Row(op.out, r);
-    for (size_t i = 0; i < parts.size(); ++i) {
-      const PackedView& w = parts[i].view;
-      for (size_t k0 = 0; k0 < width; k0 += kExactColumns) {
-        const size_t kc = std::min(kExactColumns, width - k0);
-        kernels_.unpack_panel(w, token / kPanelRows, static_cast<int>(k0), static_cast<int>(kc), panel);
-        for (size_t j = 0; j < kc; ++j) {
-          const float value = op.factor * panel[j * kPanelRows + static_cast<size_t>(token % kPanelRows)];
-          to[k0 + j] = i == 0 ? value : to[k0 + j] + value;
-        }
-      }
-    }
-  };
-  pool_.Run(rows, [&](int r, int worker) {
-    embed(r, reinterpret_cast<float*>(scratch_.data() + static_cast<size_t>(worker) * thread_scratch_));
+  ForTiles(rows, q.tile, [&](int begin, int end) {
+    size_t stride;
+    const float* from = InputRows(run, begin, end, &stride);
+    kernels_.quantize_rows(from - static_cast<size_t>(begin) * stride, stride, q, run.zero_code, begin, end);
   });
-  return Status::Ok();
 }
 
 }  // namespace lowbit

@@ -13,9 +13,20 @@ namespace lowbit {
 constexpr size_t kExactPanels = 3;
 constexpr size_t kExactColumns = 512;
 
+// Linear: floats of a chunk's result where a thread keeps it for itself until it may publish it; stays in the second-level cache.
+constexpr size_t kPrivateFloats = size_t(32) << 10;
+
 // Attention: keys per online-softmax block, and query rows (tokens x heads of a group) per work item.
 constexpr int kKeyBlock = 256;
 constexpr int kQueryRows = 48;
+
+// Segments of at most this many tokens are attended token by token (attend_few.cc); such a token has at most kFewBlocks blocks of
+// keys, and kFewItems tokens run in one region.
+constexpr int kFewTokens = kSmallRows;
+constexpr int kFewBlocks = 16;
+constexpr int kFewItems = 32;
+size_t FewPartialFloats(const Op& op);  // of one block and kv head
+size_t FewScratchFloats(const Op& op);  // of one thread
 
 struct AttentionLayout {
   int tokens = 0;                                             // query tokens per work item

@@ -25,10 +25,11 @@ struct AttentionCase {
   float softcap;
   bool f16;
   std::vector<int> steps;  // rows of successive batches
+  bool fast = false;
 };
 
-// One attention op over successive batches of one sequence, against a plain softmax per row.
-void RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool) {
+// One attention op over successive batches of one sequence, against a plain softmax per row. Returns the outputs of all rows.
+std::vector<float> RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool) {
   const int q = c.n_heads * c.head_dim, kv = c.n_kv_heads * c.head_dim;
   Plan plan;
   plan.vocab_size = 1;
@@ -54,9 +55,10 @@ void RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool
   int total = 0;
   for (int s : c.steps) total += s;
   const Bindings bindings;
-  auto executor = Executor::Create(plan, bindings, kernels, pool, false, total, 1);
-  auto cache = KvCache::Create(plan.caches, 2, total, c.f16);
-  if (!EXPECT(executor.ok() && cache.ok())) return;
+  auto cache = KvCache::Create(plan.caches, 2, total, c.f16);  // before the executor, whose late workers may read it
+  auto executor = Executor::Create(plan, bindings, kernels, pool, c.fast, total, 1);
+  std::vector<float> outputs;
+  if (!EXPECT(executor.ok() && cache.ok())) return outputs;
   const std::vector<float> rows = Random(static_cast<size_t>(total) * static_cast<size_t>(q + 2 * kv), 5);
   const auto at = [&](int token, int column) {
     return static_cast<double>(rows[static_cast<size_t>(token) * static_cast<size_t>(q + 2 * kv) + static_cast<size_t>(column)]);
@@ -71,7 +73,12 @@ void RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool
     for (int t = 0; t < count; ++t)
       for (int j = 0; j < q + 2 * kv; ++j) executor.value()->Row({0, 0, q + 2 * kv}, t)[j] = static_cast<float>(at(past + t, j));
     EXPECT(executor.value()->Run({0, 1}, &cache.value(), nullptr).ok());
-    for (int t = 0; t < count; ++t)
+    for (int t = 0; t < count; ++t) {
+      const float* row = executor.value()->Row(op.out, t);
+      outputs.insert(outputs.end(), row, row + q);
+    }
+    // Of a long batch every 37th row and the last are compared.
+    for (int t = 0; t < count; t += t + 1 == count ? 1 : std::min(count > 100 ? 37 : 1, count - 1 - t))
       for (int h = 0; h < c.n_heads; ++h) {
         const int position = past + t, kv_head = h / (c.n_heads / c.n_kv_heads);
         const int from = c.window > 0 ? std::max(0, position - c.window + 1) : 0;
@@ -98,6 +105,7 @@ void RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool
   // f32: scores of magnitude up to 40 carry 40*2^-23 error, which exp turns into a relative 5e-6 of values up to 5;
   // f16 keys and values add 2^-11 relative to both.
   EXPECT_NEAR(worst, 0, c.f16 ? 3e-2 : 1e-4);
+  return outputs;
 }
 
 }  // namespace
@@ -105,15 +113,44 @@ void RunAttention(const AttentionCase& c, const KernelTable& kernels, Pool& pool
 LOWBIT_TEST(AttentionMatchesPlainSoftmax) {
   Pool pool(3);
   const std::vector<AttentionCase> cases = {
-      {4, 4, 16, 0, 0, false, {1, 1, 5, 40, 1}}, {9, 3, 64, 0, 0, false, {70, 1, 1, 300}}, {6, 2, 32, 0, 0, true, {33, 1, 17}},
-      {4, 2, 24, 7, 0, false, {20, 1, 30, 1}},   {2, 1, 80, 0, 5, false, {19, 1, 2}},      {4, 1, 16, 300, 30, false, {600, 1, 3}},
-      {1, 1, 288, 0, 0, false, {5, 1}},          {40, 1, 8, 16, 0, true, {50, 1}},
+      {4, 4, 16, 0, 0, false, {1, 1, 5, 40, 1}},
+      {9, 3, 64, 0, 0, false, {70, 1, 1, 300}},
+      {6, 2, 32, 0, 0, true, {33, 1, 17}},
+      {4, 2, 24, 7, 0, false, {20, 1, 30, 1}},
+      {2, 1, 80, 0, 5, false, {19, 1, 2}},
+      {4, 1, 16, 300, 30, false, {600, 1, 3}},
+      {1, 1, 288, 0, 0, false, {5, 1}},
+      {40, 1, 8, 16, 0, true, {50, 1}},
+      // over an f16 cache in the fast path: few rows, several blocks of keys, windows that begin inside a block
+      {6, 2, 32, 0, 0, true, {33, 1, 8, 17, 2}, true},
+      {9, 3, 64, 0, 0, true, {700, 1, 5}, true},
+      {4, 2, 24, 7, 0, true, {20, 1, 3, 1}, true},
+      {4, 1, 80, 300, 30, true, {800, 1, 3}, true},
+      {10, 2, 16, 0, 0, true, {1, 1, 1, 40, 4}, true},
+      {1, 1, 8, 0, 0, true, {4200, 1, 2}, true},
   };
   for (const KernelCandidate& candidate : KernelCandidates()) {
     if (!candidate.usable) continue;
     const auto kernels = ChooseKernels(IsaName(candidate.isa));
     if (!EXPECT(kernels.ok())) continue;
     for (const AttentionCase& c : cases) RunAttention(c, *kernels.value(), pool);
+  }
+}
+
+// The bits of a row depend neither on the rows that share its step, up to eight of one sequence, nor on the number of threads.
+LOWBIT_TEST(AttentionOfFewRowsIsReproducible) {
+  for (const KernelCandidate& candidate : KernelCandidates()) {
+    if (!candidate.usable) continue;
+    const auto kernels = ChooseKernels(IsaName(candidate.isa));
+    if (!EXPECT(kernels.ok())) continue;
+    for (const bool fast : {false, true}) {
+      Pool one(1), three(3);
+      AttentionCase together{9, 3, 64, 0, 0, true, {600, 8}, fast}, alone = together;
+      alone.steps = {600, 1, 1, 1, 1, 1, 1, 1, 1};
+      const std::vector<float> expected = RunAttention(alone, *kernels.value(), one);
+      EXPECT(RunAttention(together, *kernels.value(), one) == expected);
+      EXPECT(RunAttention(together, *kernels.value(), three) == expected);
+    }
   }
 }
 
@@ -177,6 +214,75 @@ LOWBIT_TEST(LinearSumsParts) {
         if (!(error <= worst)) worst = error;
       }
     EXPECT_NEAR(worst, 0, 2e-4);  // 140 products of magnitude 10 at 2^-24
+  }
+}
+
+// The bits of a row depend neither on the number of threads nor, up to eight rows, on those that share its step: for dense and
+// integer weights, outputs that are written and outputs that are added to.
+LOWBIT_TEST(LinearIsReproducible) {
+  const int n = 700, k = 96, rows = 40;
+  Plan plan;
+  plan.vocab_size = 1;
+  plan.hidden_size = k;
+  plan.max_seq_len = 64;
+  plan.buffers = {{"x", k}, {"y", 2 * n}};
+  plan.weights = {{"a", n, k, 0}, {"b", n, k, -1}};
+  plan.vectors = {{"bias", n}};
+  Op op;
+  op.kind = OpKind::kLinear;
+  op.in = {0, 0, k};
+  op.outputs = {{0, {1, 0, n}, false}, {1, {1, n, n}, true}};
+  plan.ops = {op};
+  plan.blocks = {{0, 1}};
+  plan.epilogue = {1, 1};
+  const std::vector<float> x = Random(size_t(rows) * k, 4), y0 = Random(size_t(rows) * 2 * n, 6), dense = Random(size_t(n) * k, 8);
+  std::vector<uint8_t> blocks(size_t(n) * k / 32 * 34);  // Q8_0: an f16 scale, here 2^-7, and 32 codes
+  std::mt19937 random(9);
+  for (size_t i = 0; i < blocks.size(); ++i)
+    blocks[i] = i % 34 == 0 ? 0x00 : i % 34 == 1 ? 0x20 : static_cast<uint8_t>(random() % 255 - 127);
+
+  const auto run = [&](const KernelTable& kernels, bool integer, int threads, int step) {
+    Pool pool(threads);
+    Bindings bindings;
+    bindings.vectors = {Random(size_t(n), 3)};
+    for (int i = 0; i < 2; ++i) {
+      auto part = integer ? PackGguf("w", DType::kQ8_0, blocks.data(), n, k, {})
+                          : PackDense("w", DType::kF32, reinterpret_cast<const uint8_t*>(dense.data()), n, k, {});
+      EXPECT(part.ok());
+      bindings.weights.emplace_back();
+      bindings.weights.back().push_back(std::move(part.value()));
+    }
+    auto executor = Executor::Create(plan, bindings, kernels, pool, true, rows, 1);
+    std::vector<float> y;
+    for (int first = 0; first < rows; first += step) {
+      const int count = std::min(step, rows - first);
+      Batch batch;
+      batch.rows = count;
+      batch.segments = {{0, 0, count, 0}};
+      EXPECT(executor.value()->Begin(batch).ok());
+      std::copy_n(x.begin() + first * k, count * k, executor.value()->Row({0, 0, k}, 0));
+      std::copy_n(y0.begin() + first * 2 * n, count * 2 * n, executor.value()->Row({1, 0, 2 * n}, 0));
+      EXPECT(executor.value()->Run({0, 1}, nullptr, nullptr).ok());
+      y.insert(y.end(), executor.value()->Row({1, 0, 2 * n}, 0), executor.value()->Row({1, 0, 2 * n}, 0) + count * 2 * n);
+    }
+    return y;
+  };
+  for (const KernelCandidate& candidate : KernelCandidates()) {
+    if (!candidate.usable) continue;
+    const KernelTable& kernels = *ChooseKernels(IsaName(candidate.isa)).value();
+    for (const bool integer : {false, true}) {
+      const std::vector<float> single = run(kernels, integer, 1, 1);
+      for (int step : {2, 5, 8}) EXPECT(run(kernels, integer, 1, step) == single);
+      EXPECT(run(kernels, integer, 4, 8) == single);
+      const std::vector<float> many = run(kernels, integer, 1, rows);
+      for (int threads : {2, 5}) EXPECT(run(kernels, integer, threads, rows) == many);
+      double worst = 0;
+      for (size_t i = 0; i < many.size(); ++i) {
+        const double error = std::fabs(many[i] - single[i]);
+        if (!(error <= worst)) worst = error;
+      }
+      EXPECT_NEAR(worst, 0, 1e-3);  // sums of 96 products of magnitude 10, in another order
+    }
   }
 }
 

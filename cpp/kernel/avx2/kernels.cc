@@ -4,6 +4,7 @@
 
 #ifdef LOWBIT_AVX2
 #include "kernel/avx2/internal.h"
+#include "kernel/simd/attend.h"
 #include "kernel/simd/dense_gemv.h"
 #include "kernel/simd/gemm_f32.h"
 #include "kernel/simd/pack_rows.h"
@@ -24,6 +25,8 @@ constexpr KernelTable kTable = {
     .quantize_rows = QuantizeRows,
     .affine_small = avx2::AffineSmall,
     .affine_gemm = avx2::AffineGemm,
+    .scores_f16 = ScoresF16,
+    .values_f16 = ValuesF16,
     .rms_norm = RmsNorm,
     .add = AddVectors,
     .silu_mul = SiluMul,

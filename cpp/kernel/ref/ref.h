@@ -32,6 +32,10 @@ void AffineSmall(const PackedView& w, const QuantizedRows& x, float* y, size_t l
 void AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate,
                 uint8_t* scratch);
 
+// attend.cc
+void ScoresF16(const float* q, int rows, int head_dim, const uint16_t* keys, int panels, float* scores, size_t ld);
+void ValuesF16(const float* p, size_t ldp, int rows, int keys, const uint16_t* values, size_t stride, int dim, float* out, size_t ldo);
+
 // vector.cc
 void RmsNorm(const float* x, const float* weight, float* y, size_t width, float eps);
 void Add(const float* a, const float* b, float* y, size_t count);

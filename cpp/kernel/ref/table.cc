@@ -14,6 +14,8 @@ const KernelTable* RefKernels() {
       .quantize_rows = ref::QuantizeRows,
       .affine_small = ref::AffineSmall,
       .affine_gemm = ref::AffineGemm,
+      .scores_f16 = ref::ScoresF16,
+      .values_f16 = ref::ValuesF16,
       .rms_norm = ref::RmsNorm,
       .add = ref::Add,
       .silu_mul = ref::SiluMul,

@@ -1,0 +1,47 @@
+// plan/linear: a linear op made ready to run. ops_linear.cc builds and executes it.
+//
+// A linear op is a list of products, one for each part of each output. Products that read the input in the same form share
+// that form and one parallel region, so that q, k and v, or gate and up, run as one matrix product.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "part/part.h"
+#include "plan/plan.h"
+
+namespace lowbit {
+
+// What the input rows are turned into before the weights are read.
+enum class InputForm : uint8_t {
+  kF32Rows,   // tiles for gemm_f32, or the rows themselves for few rows
+  kInt8Rows,  // QuantizedRows
+};
+
+// Plain data with resolved addresses: a late worker of the pool may read it while the executor does something else.
+struct Product {
+  PackedView w;
+  float* y = nullptr;  // row 0 of the output
+  size_t ldy = 0;
+  const float* bias = nullptr;  // [n], or null
+  bool accumulate = false;
+  int panels = 0;
+};
+
+struct LinearRun {
+  InputForm form = InputForm::kF32Rows;
+  View in;
+  int k = 0;
+  const std::vector<int32_t>* permutation = nullptr;  // of the columns, or null
+  int zero_code = 0;                                  // kInt8Rows: of the weights
+  int group = 0;                                      // kInt8Rows: columns per activation scale
+  bool halves = false;                                // kInt8Rows: weights with groups of 16
+  std::vector<Product> products;
+  int panels = 0;  // of all products
+};
+
+struct LinearOp {
+  std::vector<LinearRun> runs;
+};
+
+}  // namespace lowbit

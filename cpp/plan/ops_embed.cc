@@ -1,0 +1,33 @@
+// plan/: the embed op.
+#include "plan/executor.h"
+#include "plan/scratch.h"
+
+namespace lowbit {
+
+Status Executor::Embed(const Op& op, int rows) {
+  const std::vector<Part>& parts = bindings_.weights[static_cast<size_t>(op.index)];
+  const size_t width = static_cast<size_t>(op.out.width);
+  for (const Part& part : parts)
+    if (!part.permutation.empty()) return Error(Code::kUnsupported, "The embedding must not have permuted columns");
+  // One token's row is a lane of its panel; unpacking the panel costs 16 rows but keeps a single copy of a table that
+  // tied models also use as head.
+  const auto embed = [&](int r, float* panel) {
+    const int token = batch_.tokens[r];
+    float* to = Row(op.out, r);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const PackedView& w = parts[i].view;
+      for (size_t k0 = 0; k0 < width; k0 += kExactColumns) {
+        const size_t kc = std::min(kExactColumns, width - k0);
+        kernels_.unpack_panel(w, token / kPanelRows, static_cast<int>(k0), static_cast<int>(kc), panel);
+        for (size_t j = 0; j < kc; ++j) {
+          const float value = op.factor * panel[j * kPanelRows + static_cast<size_t>(token % kPanelRows)];
+          to[k0 + j] = i == 0 ? value : to[k0 + j] + value;
+        }
+      }
+    }
+  };
+  pool_.Run(rows, [&](int r, int worker) { embed(r, reinterpret_cast<float*>(ThreadScratch(worker))); });
+  return Status::Ok();
+}
+
+}  // namespace lowbit
