@@ -45,6 +45,9 @@ class Executor {
   static Result<std::unique_ptr<Executor>> Create(const Plan& plan, const Bindings& bindings, const KernelTable& kernels, Pool& pool,
                                                   bool fast, int max_rows, int epilogue_rows);
 
+  // Products that are not integer ones in bf16 from now on; the kernel table must have gemm_bf16.
+  void UseBf16() { bf16_ = true; }
+
   int max_rows() const { return max_rows_; }
   int epilogue_rows() const { return epilogue_rows_; }
 
@@ -82,6 +85,9 @@ class Executor {
   void PrepareExact(const Product& first, int rows);
   void PrepareFast(const Product& first, int rows);
   void ComputePanels(const Product& product, int rows, int panel0, int panel1, int worker);
+  // linear_bf16.cc
+  void PackBf16(const float* x, size_t ldx, int rows, int k);
+  void MultiplyBf16(const PackedView& w, int rows, int panel0, int panel1, float* y, size_t ldy, bool accumulate, uint8_t* scratch);
   // ops_attention.cc
   Status Attention(const Op& op, KvCache* cache);
 
@@ -90,6 +96,7 @@ class Executor {
   const KernelTable& kernels_;
   Pool& pool_;
   const bool fast_;
+  bool bf16_ = false;
   int max_rows_ = 0, epilogue_rows_ = 0;
   Batch batch_;
   std::vector<int32_t> tokens_, positions_;

@@ -16,10 +16,12 @@ struct Executor::Product {
   bool accumulate;
   View in;
   bool fast;      // integer kernels
+  bool bf16;      // bf16 kernels
   int zero_code;  // of the int8 rows, fast only
 
   bool SameInput(const Product& other) const {
-    return fast == other.fast && zero_code == other.zero_code && (part->view.group_size == 16) == (other.part->view.group_size == 16) &&
+    return fast == other.fast && bf16 == other.bf16 && zero_code == other.zero_code &&
+           (part->view.group_size == 16) == (other.part->view.group_size == 16) &&
            ActivationGroup(part->view) == ActivationGroup(other.part->view) && part->permutation == other.part->permutation;
   }
 };
@@ -37,6 +39,7 @@ Status Executor::Linear(const Op& op, int rows) {
       p.accumulate = o.accumulate || !first;
       p.in = op.in;
       p.fast = fast_ && part.view.kind == PackedKind::kAffine;
+      p.bf16 = bf16_ && !p.fast;
       p.zero_code = p.fast && part.view.affine == AffineKind::kSymmetric ? 1 << (part.view.bits - 1) : 0;
       products.push_back(p);
       first = false;
@@ -96,6 +99,7 @@ void Executor::PrepareExact(const Product& first, int rows) {
   size_t ldx;
   const float* x = InputRows(first, rows, &ldx);
   first_row_ = x;
+  if (first.bf16) return PackBf16(x, ldx, rows, first.part->view.k);
   const int k = first.part->view.k, tiles = (rows + kRowTile - 1) / kRowTile;
   const auto pack = [&](int tile) {
     const int r = tile * kRowTile;
@@ -159,6 +163,7 @@ void Executor::ComputePanels(const Product& product, int rows, int panel0, int p
       kernels_.affine_gemm(w, form, y, ldy, panel0, panel1, accumulate, scratch);
     return;
   }
+  if (product.bf16) return MultiplyBf16(w, rows, panel0, panel1, y, ldy, accumulate, scratch);
   if (rows == 1 && w.kind != PackedKind::kAffine) {
     kernels_.dense_gemv(w, first_row_, y, panel0, panel1, accumulate);
     return;
