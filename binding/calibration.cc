@@ -15,12 +15,16 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
   Status status;
   const auto owner = UnwrapHandle<ModelState>(info[0], &status);
   if (status.ok() && owner->disposed) status = Error(Code::kInvalidArgument, "The model was disposed");
+  CalibrationPrecision precision = CalibrationPrecision::kF32;
   auto tokens = std::make_shared<std::vector<int32_t>>(), offsets = std::make_shared<std::vector<int32_t>>();
   if (status.ok()) {
     Fields f(info[1], "spec", &status);
     size_t length;
     if (const int32_t* data = f.Typed<int32_t>("tokens", napi_int32_array, &length)) tokens->assign(data, data + length);
     if (const int32_t* data = f.Typed<int32_t>("offsets", napi_int32_array, &length)) offsets->assign(data, data + length);
+    const std::string name = f.String("precision");
+    if (name != "f32" && name != "bf16") f.Fail("precision", "\"f32\" or \"bf16\"");
+    if (name == "bf16") precision = CalibrationPrecision::kBf16;
   }
   if (!status.ok()) return Reject(env, status);
   auto state = std::make_shared<CalibrationState>();
@@ -31,8 +35,9 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
   job.worker = owner->worker;
   job.control = info[2];
   job.keep = {info[0]};
-  job.work = [state, tokens, offsets, created](const Progress&) -> Status {
-    LOWBIT_ASSIGN_OR_RETURN(state->calibration, Calibration::Create(state->owner->model, std::move(*tokens), std::move(*offsets)));
+  job.work = [state, tokens, offsets, precision, created](const Progress&) -> Status {
+    LOWBIT_ASSIGN_OR_RETURN(state->calibration,
+                            Calibration::Create(state->owner->model, std::move(*tokens), std::move(*offsets), precision));
     *created = true;
     return Status::Ok();
   };

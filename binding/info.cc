@@ -28,6 +28,7 @@ Napi::Value EngineInfo(const Napi::CallbackInfo& info) {
   const Result<const KernelTable*> chosen = ChooseKernels(ForcedIsa());
   if (!chosen.ok()) return Throw(env, chosen.status());
   out.Set("chosenIsa", chosen.value()->name);
+  out.Set("bf16", chosen.value()->gemm_bf16 != nullptr);
   Napi::Object memory = Napi::Object::New(env);
   memory.Set("weights", static_cast<double>(MemoryInUse(MemoryClass::kWeights)));
   memory.Set("kvCache", static_cast<double>(MemoryInUse(MemoryClass::kKvCache)));

@@ -77,6 +77,8 @@ export interface CalibrationSpec {
   /** Samples back to back; sample s is tokens[offsets[s] .. offsets[s+1]). */
   readonly tokens: Int32Array;
   readonly offsets: Int32Array;
+  /** Operands of the forward passes and Hessians; sums are f32. 'bf16' needs EngineInfo.bf16, UNSUPPORTED otherwise. */
+  readonly precision: 'f32' | 'bf16';
 }
 
 /** State before one linear op of the current block, with its Hessian accumulated. */
@@ -176,6 +178,8 @@ export interface EngineInfo {
   /** Fastest first; the first usable one runs unless LOWBIT_ISA forces another. */
   readonly isa: readonly { readonly name: string; readonly usable: boolean; readonly reason: string }[];
   readonly chosenIsa: string;
+  /** The kernels that run have bf16 matrix products. */
+  readonly bf16: boolean;
   readonly memory: { readonly weights: number; readonly kvCache: number; readonly scratch: number };
 }
 

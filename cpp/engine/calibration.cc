@@ -41,16 +41,44 @@ Result<Part> PackQuantized(const char* name, const QuantizedLinear& q) {
   return part;
 }
 
+constexpr int kCopyRows = 32;  // rows per task when states are saved and restored: about 100 KB
+
+// First linear op of [from, block.end), or block.end.
+int NextLinear(const Plan& plan, const OpRange& block, int from) {
+  while (from < block.end && plan.ops[static_cast<size_t>(from)].kind != OpKind::kLinear) ++from;
+  return from;
+}
+
+int Columns(const std::vector<View>& views) {
+  int columns = 0;
+  for (const View& v : views) columns += v.width;
+  return columns;
+}
+
+// Where to take the state of a stop at `linear`: between `first` and there, the narrowest place behind which only ops
+// without a product are left, which cost less to repeat than their outputs to store.
+int ResumePoint(const Plan& plan, const OpRange& block, int first, int linear) {
+  int best = linear, narrowest = Columns(LiveViews(plan, linear, block.end));
+  for (int i = linear - 1; i >= first; --i) {
+    const OpKind kind = plan.ops[static_cast<size_t>(i)].kind;
+    if (kind != OpKind::kRmsNorm && kind != OpKind::kAdd && kind != OpKind::kGlu) break;
+    const int columns = Columns(LiveViews(plan, i, block.end));
+    if (columns < narrowest) {
+      best = i;
+      narrowest = columns;
+    }
+  }
+  return best;
+}
+
 // Most columns that a sample has to keep at any stop.
 int WidestState(const Plan& plan) {
-  int widest = plan.hidden_size;
-  for (const OpRange& block : plan.blocks)
-    for (int i = block.begin; i < block.end; ++i) {
-      if (plan.ops[static_cast<size_t>(i)].kind != OpKind::kLinear) continue;
-      int columns = 0;
-      for (const View& v : LiveViews(plan, i, block.end)) columns += v.width;
-      widest = std::max(widest, columns);
-    }
+  int widest = 1;
+  for (const OpRange& block : plan.blocks) {
+    int first = block.begin;
+    for (int linear; (linear = NextLinear(plan, block, first)) < block.end; first = linear + 1)
+      widest = std::max(widest, Columns(LiveViews(plan, ResumePoint(plan, block, first, linear), block.end)));
+  }
   return widest;
 }
 
@@ -70,8 +98,14 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
 }  // namespace
 
 Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
-                                                         std::vector<int32_t> offsets) {
+                                                         std::vector<int32_t> offsets, CalibrationPrecision precision) {
   if (model->fast()) return Error(Code::kInvalidArgument, "Calibration needs a model loaded with precision \"exact\"");
+  const bool bf16 = precision == CalibrationPrecision::kBf16;
+  if (bf16 && model->kernels().gemm_bf16 == nullptr)
+    return Error(Code::kUnsupported,
+                 "Calibration in bf16 needs a processor with AVX512_BF16, which the kernels chosen here (%s) do not use; "
+                 "choose precision f32",
+                 model->kernels().name);
   if (offsets.size() < 2 || offsets.front() != 0 || offsets.back() != static_cast<int32_t>(tokens.size()))
     return Error(Code::kInvalidArgument, "Calibration offsets must start at 0 and end at the number of tokens");
   int longest = 0;
@@ -92,6 +126,8 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
   LOWBIT_ASSIGN_OR_RETURN(c->cache_, KvCache::Create(plan.caches, 1, longest, /*f16=*/false));
   LOWBIT_ASSIGN_OR_RETURN(c->executor_,
                           Executor::Create(plan, model->bindings(), model->kernels(), model->pool(), /*fast=*/false, longest, 1));
+  if (bf16) c->executor_->UseBf16();
+  c->bf16_ = bf16;
   c->model_ = std::move(model);
   c->tokens_ = std::move(tokens);
   c->offsets_ = std::move(offsets);
@@ -106,25 +142,33 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
 }
 
 void Calibration::Save(int sample, const std::vector<View>& views, int rows) {
-  float* to = state_[static_cast<size_t>(sample)].as<float>();
-  for (int r = 0; r < rows; ++r)
-    for (const View& v : views) {
-      std::memcpy(to, executor_->Row(v, r), static_cast<size_t>(v.width) * sizeof(float));
-      to += v.width;
-    }
+  const size_t columns = static_cast<size_t>(Columns(views));
+  model_->pool().Run((rows + kCopyRows - 1) / kCopyRows, [&](int task, int) {
+    const int first = task * kCopyRows;
+    float* to = state_[static_cast<size_t>(sample)].as<float>() + static_cast<size_t>(first) * columns;
+    for (int r = first; r < std::min(rows, first + kCopyRows); ++r)
+      for (const View& v : views) {
+        std::memcpy(to, executor_->Row(v, r), static_cast<size_t>(v.width) * sizeof(float));
+        to += v.width;
+      }
+  });
 }
 
 void Calibration::Restore(int sample, const std::vector<View>& views, int rows) {
-  const float* from = state_[static_cast<size_t>(sample)].as<float>();
-  for (int r = 0; r < rows; ++r)
-    for (const View& v : views) {
-      std::memcpy(executor_->Row(v, r), from, static_cast<size_t>(v.width) * sizeof(float));
-      from += v.width;
-    }
+  const size_t columns = static_cast<size_t>(Columns(views));
+  model_->pool().Run((rows + kCopyRows - 1) / kCopyRows, [&](int task, int) {
+    const int first = task * kCopyRows;
+    const float* from = state_[static_cast<size_t>(sample)].as<float>() + static_cast<size_t>(first) * columns;
+    for (int r = first; r < std::min(rows, first + kCopyRows); ++r)
+      for (const View& v : views) {
+        std::memcpy(executor_->Row(v, r), from, static_cast<size_t>(v.width) * sizeof(float));
+        from += v.width;
+      }
+  });
 }
 
-// Every sample through ops [op_, next), from its saved state to its new one.
-Status Calibration::AdvanceSamples(int next, const std::vector<View>& live, bool first, const Progress& progress) {
+// Every sample through ops [op_, resume), where its new state is taken, and on to `linear` if there is a Hessian to feed.
+Status Calibration::AdvanceSamples(int resume, int linear, const std::vector<View>& live, const Progress& progress) {
   const Plan& plan = model_->plan();
   const int samples = static_cast<int>(state_.size());
   for (int s = 0; s < samples; ++s) {
@@ -134,16 +178,17 @@ Status Calibration::AdvanceSamples(int next, const std::vector<View>& live, bool
     batch.tokens = tokens_.data() + offsets_[static_cast<size_t>(s)];
     batch.segments.push_back({0, 0, rows, 0});
     LOWBIT_RETURN_IF_ERROR(executor_->Begin(batch));
-    if (first)
+    if (live_.empty())
       LOWBIT_RETURN_IF_ERROR(executor_->Run(plan.prologue, &cache_, progress.cancel));
     else
       Restore(s, live_, rows);
-    LOWBIT_RETURN_IF_ERROR(executor_->Run({op_, next}, &cache_, progress.cancel));
+    LOWBIT_RETURN_IF_ERROR(executor_->Run({op_, resume}, &cache_, progress.cancel));
+    Save(s, live, rows);
     if (hessian_ != nullptr) {
-      const View& in = plan.ops[static_cast<size_t>(next)].in;
+      LOWBIT_RETURN_IF_ERROR(executor_->Run({resume, linear}, &cache_, progress.cancel));
+      const View& in = plan.ops[static_cast<size_t>(linear)].in;
       LOWBIT_RETURN_IF_ERROR(hessian_->Add(executor_->Row(in, 0), executor_->Stride(in), rows, model_->kernels(), model_->pool()));
     }
-    Save(s, live, rows);
     progress.Report(s + 1, samples);
   }
   return Status::Ok();
@@ -153,51 +198,48 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
   if (failed_) return Error(Code::kInvalidArgument, "The calibration failed or was aborted earlier; start a new one");
   const Plan& plan = model_->plan();
   const int n_blocks = static_cast<int>(plan.blocks.size());
-  CalibrationStop stop;
   stop_weights_.clear();
   hessian_.reset();
-  const bool first = block_ < 0;
-  if (first || op_ == plan.blocks[static_cast<size_t>(block_)].end) {
+  int first = linear_ + 1;  // of this block, not yet run
+  if (block_ < 0 || ended_) {
+    if (block_ < 0 && n_blocks > 0) op_ = plan.blocks[0].begin;
     if (block_ + 1 >= n_blocks) return Error(Code::kInvalidArgument, "The calibration has already finished its last block");
     ++block_;
-    op_ = plan.blocks[static_cast<size_t>(block_)].begin;
+    ended_ = false;
+    first = plan.blocks[static_cast<size_t>(block_)].begin;
   }
   const OpRange block = plan.blocks[static_cast<size_t>(block_)];
+  CalibrationStop stop;
   stop.block = block_;
-
-  // A stop stands in front of a linear op, which is the first op to run now.
-  int next = stopped_ ? op_ + 1 : op_;
-  while (next < block.end && plan.ops[static_cast<size_t>(next)].kind != OpKind::kLinear) ++next;
-  const bool at_end = next == block.end;
-  if (at_end && block_ == n_blocks - 1) {  // nothing reads the last block's output
-    op_ = block.end;
-    stopped_ = false;
-    stop.finished = true;
+  const int linear = NextLinear(plan, block, first);
+  if (linear == block.end) {  // blocks follow one another without a gap; nothing reads the last one's output
+    ended_ = true;
+    stop.finished = block_ == n_blocks - 1;
     return stop;
   }
 
-  const std::vector<View> live = LiveViews(plan, next, block.end);
-  const Op* linear = at_end ? nullptr : &plan.ops[static_cast<size_t>(next)];
-  if (linear != nullptr && hessian) {
+  const Op& op = plan.ops[static_cast<size_t>(linear)];
+  const int resume = ResumePoint(plan, block, first, linear);
+  std::vector<View> live = LiveViews(plan, resume, block.end);
+  if (hessian) {
     LOWBIT_ASSIGN_OR_RETURN(Hessian h,
-                            Hessian::Create(linear->in.width, plan.weights[static_cast<size_t>(linear->outputs[0].weight)].name.c_str()));
+                            Hessian::Create(op.in.width, plan.weights[static_cast<size_t>(op.outputs[0].weight)].name.c_str(), bf16_));
     hessian_ = std::make_unique<Hessian>(std::move(h));
   }
-  const Status status = AdvanceSamples(next, live, first, progress);
+  const Status status = AdvanceSamples(resume, linear, live, progress);
   if (!status.ok()) {
     failed_ = true;
     return status;
   }
-  live_ = live;
-  op_ = next;
-  stopped_ = linear != nullptr;
+  live_ = std::move(live);
+  op_ = resume;
+  linear_ = linear;
   if (hessian_ != nullptr) {
-    hessian_->Finish();
+    hessian_->Finish(model_->pool());
     stop.tokens = hessian_->tokens();
     stop.dropped_rows = hessian_->dropped_rows();
   }
-  if (linear != nullptr)
-    for (const LinearOutput& o : linear->outputs) stop.weights.push_back(o.weight);
+  for (const LinearOutput& o : op.outputs) stop.weights.push_back(o.weight);
   stop_weights_ = stop.weights;
   return stop;
 }

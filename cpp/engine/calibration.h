@@ -1,8 +1,9 @@
 // engine/calibration: runs calibration samples through a model block by block and hands each linear op its Hessian.
 //
 // The run stops before every linear op. The state of a sample between two stops is exactly the columns that later ops
-// still read (LiveViews), so each op runs once per sample and block, with the quantised weights that precede it
-// ("true sequential"). Quantising the stop's weights and advancing repeats until the last block is done.
+// still read (LiveViews), taken where they are fewest: a norm in front of the linear op runs once more rather than having its
+// output kept. All other ops run once per sample and block, with the quantised weights that precede them ("true
+// sequential"). Quantising the stop's weights and advancing repeats until the last block is done.
 #pragma once
 
 #include <memory>
@@ -15,6 +16,12 @@
 #include "solve/hessian.h"
 
 namespace lowbit {
+
+// Arithmetic of the forward passes and of the Hessians; sums are f32 in every case.
+enum class CalibrationPrecision : uint8_t {
+  kF32,   // the exact path
+  kBf16,  // operands rounded to bf16; needs a kernel table with bf16 products
+};
 
 struct CalibrationStop {
   int block = 0;
@@ -38,8 +45,9 @@ struct Solved {
 class Calibration {
  public:
   // Sample s is tokens[offsets[s] .. offsets[s+1]); each at most kMaxSampleTokens long. The model must be of exact precision.
+  // UNSUPPORTED for kBf16 where this machine has no bf16 products.
   static Result<std::unique_ptr<Calibration>> Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
-                                                     std::vector<int32_t> offsets);
+                                                     std::vector<int32_t> offsets, CalibrationPrecision precision);
 
   // After a failed or cancelled Advance the calibration can only be destroyed.
   // Runs to the next linear op, or to the end of the block; accumulates that op's Hessian if `hessian`.
@@ -52,7 +60,7 @@ class Calibration {
 
  private:
   Calibration() = default;
-  Status AdvanceSamples(int next, const std::vector<View>& live, bool first, const Progress& progress);
+  Status AdvanceSamples(int resume, int linear, const std::vector<View>& live, const Progress& progress);
   void Save(int sample, const std::vector<View>& views, int rows);
   void Restore(int sample, const std::vector<View>& views, int rows);
 
@@ -60,11 +68,13 @@ class Calibration {
   std::vector<int32_t> tokens_, offsets_;
   KvCache cache_;  // before the executor, which waits for late readers of it
   std::unique_ptr<Executor> executor_;
+  bool bf16_ = false;
   std::vector<Block> state_;  // per sample [rows][live columns], room for the widest stop
-  std::vector<View> live_;    // what state_ holds
+  std::vector<View> live_;    // what state_ holds; empty before the first stop
   int block_ = -1;            // current block; -1 before the first
-  int op_ = 0;                // next op to run
-  bool stopped_ = false;      // op_ is a linear op whose Hessian was taken
+  int op_ = 0;                // where the state was taken: the next op to run
+  int linear_ = -1;           // linear op of the last stop
+  bool ended_ = false;        // the last stop was the end of its block, whose remaining ops run with the next block's first
   bool failed_ = false;       // an Advance failed half way: the states no longer belong together
   std::unique_ptr<Hessian> hessian_;
   std::vector<int> stop_weights_;

@@ -9,6 +9,9 @@ const KernelTable* Avx2Kernels() { return nullptr; }
 #ifndef LOWBIT_HAVE_AVX512
 const KernelTable* Avx512Kernels() { return nullptr; }
 #endif
+#ifndef LOWBIT_HAVE_AVX512BF16
+void AddAvx512Bf16(KernelTable*) {}
+#endif
 
 namespace {
 
@@ -33,10 +36,21 @@ std::string Reason(Isa isa) {
   return "";
 }
 
+// With the bf16 products where this processor has them.
+const KernelTable* Avx512Table() {
+  if (!Cpu().avx512_bf16) return Avx512Kernels();
+  static const KernelTable table = [] {
+    KernelTable with = *Avx512Kernels();
+    AddAvx512Bf16(&with);
+    return with;
+  }();
+  return &table;
+}
+
 const KernelTable* Table(Isa isa) {
   switch (isa) {
     case Isa::kAvx512:
-      return Avx512Kernels();
+      return Avx512Table();
     case Isa::kAvx2:
       return Avx2Kernels();
     case Isa::kRef:

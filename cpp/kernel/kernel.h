@@ -60,6 +60,26 @@ struct KernelTable {
   // The order of summation is fixed, but not that of gemm_f32.
   void (*dense_gemv)(const PackedView& w, const float* x, float* y, int panel0, int panel1, bool accumulate);
 
+  // ---- bf16 products, f32 sums; null where the processor or this build lacks them ----------------------------------
+  // Both operands are panels of 16 rows [pair][16]{2 consecutive columns}, the layout of PackedKind::kDenseBf16: element
+  // (row r, column s) at p[(r/16)*stride + (s/2)*32 + (r%16)*2 + s%2], strides in values; whole lines must be readable, and a
+  // padded column must be zero in both.
+  // c[m][n] = (accumulate ? c : 0) + A B^T over `pairs` column pairs. Exactly m x n floats of c are written. Products are
+  // exact, denormal operands and results count as zero; fixed summation order for given `pairs`, whatever m and n.
+  void (*gemm_bf16)(const uint16_t* a, size_t a_stride, const uint16_t* b, size_t b_stride, int m, int n, int pairs, float* c, size_t ldc,
+                    bool accumulate) = nullptr;
+  // x[rows][ldx] -> panels with stride ceil(k/2)*32; missing rows of the last panel and an odd last column are zero.
+  void (*pack_rows_bf16)(const float* x, size_t ldx, int rows, int k, uint16_t* out) = nullptr;
+  // rows[count] of k floats each -> panels of the transpose: 16 columns of x are a panel, two consecutive rows a pair (an odd
+  // last row is paired with zeros). For X^T X.
+  void (*pack_columns_bf16)(const float* const* rows, int count, int k, uint16_t* out, size_t stride) = nullptr;
+  // Columns [k0, k0+kc) of one panel as lines [ceil(kc/2)][16]{2}, rounded to nearest (exact for bf16 weights). k0 even (affine:
+  // a multiple of 32); kc odd only at the end of the row.
+  void (*unpack_panel_bf16)(const PackedView& w, int panel, int k0, int kc, uint16_t* out) = nullptr;
+  // Lines of 16 f16 values, `stride` values apart, two by two -> lines [ceil(count/2)][16]{2} (an odd last one is paired with
+  // zeros), rounded to nearest. Turns the keys and values of an f16 cache into operands of gemm_bf16.
+  void (*f16_lines_to_bf16)(const uint16_t* lines, size_t stride, int count, uint16_t* out) = nullptr;
+
   // ---- fast path --------------------------------------------------------------------------------------------------
   // Quantises rows [row0, row1) of x; d = max|x|/127, q = round-half-even(x/d); a group of zeros has d = 0.
   // zero_code = 2^(bits-1) for kSymmetric weights, else 0.
@@ -100,6 +120,8 @@ struct KernelTable {
 const KernelTable* RefKernels();
 const KernelTable* Avx2Kernels();    // null where not compiled in
 const KernelTable* Avx512Kernels();  // null where not compiled in
+// Fills the bf16 products of a copy of the AVX-512 table; leaves them null where not compiled in.
+void AddAvx512Bf16(KernelTable* table);
 
 // Columns per activation scale for a weight format: 32 for group_size 16 and 32, otherwise 32 too unless the weight group
 // is larger and accuracy allows (kernel/chooser.cc says why).

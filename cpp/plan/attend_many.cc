@@ -1,6 +1,7 @@
 // plan/: attention of blocks of query tokens. A work item is one kv head and up to kQueryRows rows = query tokens x the query
-// heads that share it, so keys and values are read once for the whole group. Both products run on gemm_f32: scores = Q x key
-// panels, output += P x value lines.
+// heads that share it, so keys and values are read once for the whole group. Both products, scores = Q x key panels and output +=
+// P x value lines, run on gemm_f32; in the fast path over an f16 cache on gemm_bf16 where the processor has it, softmax and sums
+// staying f32.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -56,7 +57,11 @@ struct Executor::ManyTask {
       std::memcpy(to, e->Row(op->in, item.row + t) + kv_head * group * head_dim, floats * sizeof(float));
       kernels.scale(to, floats, op->factor);
     }
-    kernels.pack_rows(mem.scores, static_cast<size_t>(head_dim), m, head_dim, mem.query);
+    const bool bf16 = e->fast_ && cache->f16() && kernels.gemm_bf16 != nullptr && head_dim % 2 == 0;
+    if (bf16)
+      kernels.pack_rows_bf16(mem.scores, static_cast<size_t>(head_dim), m, head_dim, reinterpret_cast<uint16_t*>(mem.query));
+    else
+      kernels.pack_rows(mem.scores, static_cast<size_t>(head_dim), m, head_dim, mem.query);
     for (int r = 0; r < m; ++r) {
       mem.maximum[r] = -std::numeric_limits<float>::infinity();
       mem.sum[r] = 0;
@@ -66,17 +71,42 @@ struct Executor::ManyTask {
     const int first = item.position, last = first + tokens - 1;  // query positions
     const int lowest = op->window > 0 ? std::max(0, first - op->window + 1) : 0;
     for (int begin = lowest / 16 * 16; begin <= last; begin += kKeyBlock) {
-      const int end = std::min(begin + kKeyBlock, last + 1), keys = end - begin;
-      const float* key = cache->Keys(op->index, item.sequence, kv_head, begin, end, mem.keys, kernels);
-      const float* value = cache->Values(op->index, item.sequence, kv_head, begin, end, mem.values, kernels);
-      kernels.gemm_f32(mem.query, static_cast<size_t>(head_dim) * kRowTile, kRowTile, key, static_cast<size_t>(head_dim) * 16, 16, m, keys,
-                       head_dim, mem.scores, kKeyBlock, false);
-      for (int r = 0; r < m; ++r) Softmax(mem, r, first + r / group, begin, end);
-      kernels.pack_rows(mem.scores, kKeyBlock, m, keys, mem.packed);
-      kernels.gemm_f32(mem.packed, static_cast<size_t>(keys) * kRowTile, kRowTile, value, 16, dim, m, head_dim, keys, mem.output, dim,
-                       true);
+      const int end = std::min(begin + kKeyBlock, last + 1);
+      if (bf16)
+        BlockBf16(mem, item, kv_head, m, begin, end);
+      else
+        BlockF32(mem, item, kv_head, m, begin, end);
     }
     return true;
+  }
+
+  void BlockF32(const Memory& mem, const AttendItem& item, int kv_head, int m, int begin, int end) const {
+    const KernelTable& kernels = e->kernels_;
+    const int keys = end - begin, head_dim = op->head_dim;
+    const size_t width = static_cast<size_t>(head_dim), dim = static_cast<size_t>(mem.layout.dim);
+    const float* key = cache->Keys(op->index, item.sequence, kv_head, begin, end, mem.keys, kernels);
+    const float* value = cache->Values(op->index, item.sequence, kv_head, begin, end, mem.values, kernels);
+    kernels.gemm_f32(mem.query, width * kRowTile, kRowTile, key, width * 16, 16, m, keys, head_dim, mem.scores, kKeyBlock, false);
+    for (int r = 0; r < m; ++r) Softmax(mem, r, item.position + r * op->n_kv_heads / op->n_heads, begin, end);
+    kernels.pack_rows(mem.scores, kKeyBlock, m, keys, mem.packed);
+    kernels.gemm_f32(mem.packed, static_cast<size_t>(keys) * kRowTile, kRowTile, value, 16, dim, m, head_dim, keys, mem.output, dim, true);
+  }
+
+  void BlockBf16(const Memory& mem, const AttendItem& item, int kv_head, int m, int begin, int end) const {
+    const KernelTable& kernels = e->kernels_;
+    const int keys = end - begin, head_dim = op->head_dim, pairs = (keys + 1) / 2;
+    const size_t dim = static_cast<size_t>(mem.layout.dim), key_panel = 16 * static_cast<size_t>(head_dim);
+    uint16_t *key = reinterpret_cast<uint16_t*>(mem.keys), *value = reinterpret_cast<uint16_t*>(mem.values),
+             *packed = reinterpret_cast<uint16_t*>(mem.packed);
+    kernels.f16_lines_to_bf16(cache->KeysF16(op->index, item.sequence, kv_head, begin), 16, (keys + 15) / 16 * head_dim, key);
+    kernels.gemm_bf16(reinterpret_cast<const uint16_t*>(mem.query), key_panel, key, key_panel, m, keys, head_dim / 2, mem.scores, kKeyBlock,
+                      false);
+    for (int r = 0; r < m; ++r) Softmax(mem, r, item.position + r * op->n_kv_heads / op->n_heads, begin, end);
+    kernels.pack_rows_bf16(mem.scores, kKeyBlock, m, keys, packed);
+    const uint16_t* lines = cache->ValuesF16(op->index, item.sequence, kv_head, begin);
+    const size_t stride = static_cast<size_t>(pairs) * 32;
+    for (size_t d = 0; d < dim; d += 16) kernels.f16_lines_to_bf16(lines + d, dim, keys, value + d / 16 * stride);
+    kernels.gemm_bf16(packed, stride, value, stride, m, head_dim, pairs, mem.output, dim, true);
   }
 
   // Row r of the scores of keys [begin, end): exp(score - maximum), with what was summed before rescaled to a new maximum.

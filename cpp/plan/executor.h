@@ -62,6 +62,9 @@ class Executor {
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
+  // Products that are not integer ones in bf16 from now on; the kernel table must have gemm_bf16. Before the first Begin.
+  void UseBf16();
+
   int max_rows() const { return max_rows_; }
   int epilogue_rows() const { return epilogue_rows_; }
 
@@ -119,6 +122,7 @@ class Executor {
   const KernelTable& kernels_;
   Pool& pool_;
   const bool fast_;
+  bool bf16_ = false;
   int max_rows_ = 0, epilogue_rows_ = 0;
   Batch batch_;
   std::vector<int32_t> tokens_, positions_;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernel/kernel.h"
 #include "part/part.h"
 #include "plan/plan.h"
 
@@ -14,7 +15,8 @@ namespace lowbit {
 
 // What the input rows are turned into before the weights are read.
 enum class InputForm : uint8_t {
-  kF32Rows,   // tiles for gemm_f32, or the rows themselves for few rows
+  kF32Rows,   // tiles for gemm_f32, or the rows themselves for few rows of dense weights
+  kBf16Rows,  // panels for gemm_bf16, or the rows themselves for few rows of dense weights
   kInt8Rows,  // QuantizedRows
 };
 
@@ -43,5 +45,12 @@ struct LinearRun {
 struct LinearOp {
   std::vector<LinearRun> runs;
 };
+
+// linear_bf16.cc: y[m][ldy] = rows x panels [panel0, panel1) of w in bf16 with f32 sums; y points at column 0. packed: panels of
+// pack_rows_bf16 for all w.k columns. scratch: kGemmScratchBytes.
+void MultiplyBf16(const KernelTable& kernels, const PackedView& w, const uint16_t* packed, int m, int panel0, int panel1, float* y,
+                  size_t ldy, uint8_t* scratch);
+// Values of a panel of kPanelRows packed rows of k columns.
+inline size_t Bf16PanelStride(int k) { return static_cast<size_t>(k + 1) / 2 * 2 * kPanelRows; }
 
 }  // namespace lowbit

@@ -2,6 +2,8 @@
 // (Milakov and Gimelshein 2018; Dao et al. 2022), in f32:
 //   attend_few.cc   steps of a few tokens per sequence over an f16 cache (decode, verification): bound by reading the cache
 //   attend_many.cc  everything else (prefill, f32 caches): matrix products over blocks of keys
+#include <algorithm>
+
 #include "plan/executor.h"
 #include "plan/scratch.h"
 
@@ -34,6 +36,7 @@ Status Executor::Attention(const Op& op, KvCache* cache) {
     for (int t = 0; t < s.count; t += step)
       (is_short && streams ? few : many).push_back({s.sequence, s.row + t, s.past + t, std::min(step, s.count - t)});
   }
+  std::reverse(many.begin(), many.end());  // the rows that see most keys first: the last chunks of a region should be short
   if (!few.empty()) AttendFew(op, *cache, few);
   if (!many.empty()) AttendMany(op, *cache, many);
   return Status::Ok();

@@ -14,8 +14,8 @@ struct PanelJob {
   const LinearRun& run;
   const Product& product;
   const QuantizedRows& quantized;
-  const float* packed;  // tiles of kRowTile rows
-  const float* x;       // the rows themselves, and the distance between them
+  const float* packed;  // f32 tiles of kRowTile rows, or bf16 panels
+  const float* x;       // the rows themselves and the distance between them: few rows, dense weights; else null
   size_t ldx;
   int m;
   uint8_t* scratch;
@@ -27,12 +27,14 @@ struct PanelJob {
         kernels.affine_small(w, quantized, y, ldy, panel0, panel1, false);
       else
         kernels.affine_gemm(w, quantized, y, ldy, panel0, panel1, false, scratch);
-    } else if (m <= kSmallRows && w.kind != PackedKind::kAffine) {
+    } else if (x != nullptr) {
       // Panel by panel, so that the weights are read from memory once; row by row, so that a row's result does not depend on
       // how many rows share the step.
       for (int p = panel0; p < panel1; ++p)
         for (int r = 0; r < m; ++r)
           kernels.dense_gemv(w, x + static_cast<size_t>(r) * ldx, y + static_cast<size_t>(r) * ldy, p, p + 1, false);
+    } else if (run.form == InputForm::kBf16Rows) {
+      MultiplyBf16(kernels, w, reinterpret_cast<const uint16_t*>(packed), m, panel0, panel1, y, ldy, scratch);
     } else {
       Unpacked(panel0, panel1, y, ldy);
     }
@@ -149,6 +151,8 @@ Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
         s.run.zero_code = part.view.affine == AffineKind::kSymmetric ? 1 << (part.view.bits - 1) : 0;
         s.run.group = ActivationGroup(part.view);
         s.run.halves = part.view.group_size == 16;
+      } else if (bf16_ || (fast_ && kernels_.gemm_bf16 != nullptr && part.view.kind != PackedKind::kDenseF32)) {
+        s.run.form = InputForm::kBf16Rows;
       }
       s.product.w = part.view;
       s.product.y = Row(o.out, 0);
@@ -236,16 +240,17 @@ void Executor::PackInput(const LinearRun& run, int rows, const float** x, size_t
     *x = InputRows(run, 0, rows, ldx);
     return;
   }
-  ForTiles(rows, kRowTile, [&](int begin, int end) {
+  const bool bf16 = run.form == InputForm::kBf16Rows;
+  const int tile = bf16 ? kPanelRows : kRowTile;
+  ForTiles(rows, tile, [&](int begin, int end) {
     size_t stride;
     const float* from = InputRows(run, begin, end, &stride);
-    if (begin == 0) {
-      *x = from;
-      *ldx = stride;
+    if (bf16) {
+      uint16_t* out = reinterpret_cast<uint16_t*>(packed_rows_) + static_cast<size_t>(begin / kPanelRows) * Bf16PanelStride(run.k);
+      kernels_.pack_rows_bf16(from, stride, end - begin, run.k, out);
+    } else {
+      kernels_.pack_rows(from, stride, end - begin, run.k, packed_rows_ + static_cast<size_t>(begin) * static_cast<size_t>(run.k));
     }
-    for (int r = begin; r < end; r += kRowTile)
-      kernels_.pack_rows(from + static_cast<size_t>(r - begin) * stride, stride, std::min(kRowTile, end - r), run.k,
-                         packed_rows_ + static_cast<size_t>(r) * static_cast<size_t>(run.k));
   });
 }
 

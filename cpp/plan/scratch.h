@@ -18,7 +18,7 @@ constexpr size_t kPrivateFloats = size_t(32) << 10;
 
 // Attention: keys per online-softmax block, and query rows (tokens x heads of a group) per work item.
 constexpr int kKeyBlock = 256;
-constexpr int kQueryRows = 48;
+constexpr int kQueryRows = 96;
 
 // Segments of at most this many tokens are attended token by token (attend_few.cc); such a token has at most kFewBlocks blocks of
 // keys, and kFewItems tokens run in one region.
@@ -30,7 +30,7 @@ size_t FewScratchFloats(const Op& op);  // of one thread
 
 struct AttentionLayout {
   int tokens = 0;                                             // query tokens per work item
-  int rows = 0;                                               // tokens * heads per kv head, rounded up to kRowTile
+  int rows = 0;                                               // tokens * heads per kv head, rounded up to 16
   int dim = 0;                                                // head_dim rounded up to 16
   size_t query, scores, packed, output, keys, values, state;  // float offsets
   size_t bytes = 0;
@@ -40,7 +40,7 @@ inline AttentionLayout AttentionScratch(const Op& op) {
   AttentionLayout a;
   const int group = op.n_heads / op.n_kv_heads;
   a.tokens = std::max(1, kQueryRows / group);
-  a.rows = (a.tokens * group + kRowTile - 1) / kRowTile * kRowTile;
+  a.rows = (a.tokens * group + 15) / 16 * 16;
   a.dim = (op.head_dim + 15) / 16 * 16;
   const size_t rows = static_cast<size_t>(a.rows), dim = static_cast<size_t>(a.dim), block = kKeyBlock;
   size_t at = 0;

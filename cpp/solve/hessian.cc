@@ -1,7 +1,8 @@
-// solve/hessian: accumulates X^T X of a linear layer's inputs, lower triangle, f32.
-// Tokens go through in chunks: the chunk is copied into transposed panels [k/16][tokens][16], which serve as both
-// operands of gemm_f32, and tiles of the triangle run on the pool. Every element of the sum is formed by one task, chunk
-// after chunk, so the result does not depend on the number of threads.
+// solve/hessian: accumulates X^T X of a linear layer's inputs, lower triangle, f32 sums.
+// Tokens go through in chunks: the chunk is copied into transposed panels (f32 [k/16][tokens][16], bf16 [k/16][tokens/2][16]{2}),
+// which serve as both operands of the product, and tiles of the triangle run on the pool. Every element of the sum is formed by
+// one task, chunk after chunk, so the result does not depend on the number of threads. Products of a chunk are added up in
+// registers, at most 256 tokens at a time, before they meet the total: small contributions are not lost one by one.
 #include "solve/hessian.h"
 
 #include <algorithm>
@@ -17,84 +18,127 @@ constexpr int kMaxColumns = 1 << 17;  // no published layer is wider; bounds k*k
 constexpr int kChunkTokens = 1024;    // tokens per pass over the triangle
 constexpr int kStep = 256;            // tokens per GEMM call: a 144-column tile of panels is 144 KiB, within L2
 constexpr int kTile = 144;            // columns and rows of one task: three strips of the AVX-512 GEMM
-constexpr int kPackTokens = 32;       // tokens per packing task
+constexpr int kSmallTile = 96;        // for narrow layers, whose few tiles would leave a thread waiting
+constexpr int kNarrow = 1024;
+constexpr int kPackTokens = 32;  // tokens per packing task; even, so that pairs stay together
+constexpr int kMirror = 64;      // mirrored in squares: one side of the copy walks down a column
 
 }  // namespace
 
-Result<Hessian> Hessian::Create(int k, const char* name) {
+Result<Hessian> Hessian::Create(int k, const char* name, bool bf16) {
   if (k < 1 || k > kMaxColumns)
     return Error(Code::kInvalidArgument, "Expected integer between 1 and %d for the input columns of %s but received %d of type number",
                  kMaxColumns, name, k);
   Hessian hessian;
   hessian.k_ = k;
+  hessian.bf16_ = bf16;
+  const size_t element = bf16 ? sizeof(uint16_t) : sizeof(float);
   LOWBIT_ASSIGN_OR_RETURN(hessian.matrix_, Block::Allocate(size_t(k) * k * sizeof(float), MemoryClass::kScratch, name));
-  LOWBIT_ASSIGN_OR_RETURN(hessian.panels_, Block::Allocate(PanelFloats(kChunkTokens, k) * sizeof(float), MemoryClass::kScratch, name));
+  LOWBIT_ASSIGN_OR_RETURN(hessian.panels_, Block::Allocate(PanelFloats(kChunkTokens, k) * element, MemoryClass::kScratch, name));
+  const int side = k < kNarrow ? kSmallTile : kTile;
+  for (int row = 0; row < k; row += side)
+    for (int column = 0; column <= row; column += side) hessian.tiles_.push_back({row, column, side});
   return hessian;
 }
 
 Status Hessian::Add(const float* x, size_t ldx, int64_t tokens, const KernelTable& kernels, Pool& pool) {
   if (finished_) return Error(Code::kInternal, "a Hessian of %d columns was added to after Finish", k_);
+  if (bf16_ && kernels.gemm_bf16 == nullptr) return Error(Code::kInternal, "the kernels %s have no bf16 products", kernels.name);
+  std::vector<uint8_t> finite;
   std::vector<const float*> rows;
-  rows.reserve(kChunkTokens);
-  struct Tile {
-    int row, column;
-  };
-  std::vector<Tile> tiles;
-  for (int row = 0; row < k_; row += kTile)
-    for (int column = 0; column <= row; column += kTile) tiles.push_back({row, column});
-  float* matrix = matrix_.as<float>();
-  float* panels = panels_.as<float>();
-
-  for (int64_t next = 0; next < tokens;) {
-    rows.clear();
-    for (; next < tokens && rows.size() < size_t(kChunkTokens); ++next) {
-      const float* row = x + next * ldx;
-      if (kernels.all_finite(row, k_)) {
-        rows.push_back(row);
-      } else {
-        ++dropped_;
-      }
-    }
-    const int count = static_cast<int>(rows.size());
-    if (count == 0) continue;
-    const size_t panel_stride = size_t(count) * kPanelRows;
+  for (int64_t next = 0; next < tokens; next += kChunkTokens) {
+    const float* chunk = x + static_cast<size_t>(next) * ldx;
+    const int count = static_cast<int>(std::min<int64_t>(kChunkTokens, tokens - next));
+    finite.assign(size_t(count), 0);
     pool.Run((count + kPackTokens - 1) / kPackTokens, [&](int task, int) {
-      for (int t = task * kPackTokens; t < std::min(count, (task + 1) * kPackTokens); ++t) {
-        float* out = panels + size_t(t) * kPanelRows;
-        for (int c = 0; c < k_; c += kPanelRows, out += panel_stride) {
-          const int width = std::min(kPanelRows, k_ - c);
-          std::memcpy(out, rows[t] + c, width * sizeof(float));
-          std::fill(out + width, out + kPanelRows, 0.0f);
-        }
-      }
+      for (int t = task * kPackTokens; t < std::min(count, (task + 1) * kPackTokens); ++t)
+        finite[t] = kernels.all_finite(chunk + size_t(t) * ldx, k_);
     });
-    const bool first_chunk = tokens_ == 0;
-    pool.Run(static_cast<int>(tiles.size()), [&](int task, int) {
-      const Tile tile = tiles[task];
-      for (int s = 0; s < count; s += kStep) {
-        for (int row = tile.row; row < std::min(k_, tile.row + kTile); row += kPanelRows) {
-          // Sixteen rows at a time: the two tiles of 8 rows lie side by side in a line of a panel.
-          const int height = std::min(kPanelRows, k_ - row);
-          const int columns = std::min(row + height, tile.column + kTile) - tile.column;
-          kernels.gemm_f32(panels + (row / kPanelRows) * panel_stride + size_t(s) * kPanelRows, kRowTile, kPanelRows,
-                           panels + (tile.column / kPanelRows) * panel_stride + size_t(s) * kPanelRows, panel_stride, kPanelRows, height,
-                           columns, std::min(kStep, count - s), matrix + size_t(row) * k_ + tile.column, k_, !(first_chunk && s == 0));
-        }
-      }
+    rows.clear();
+    for (int t = 0; t < count; ++t)
+      if (finite[t]) rows.push_back(chunk + size_t(t) * ldx);
+    const int kept = static_cast<int>(rows.size());
+    dropped_ += count - kept;
+    if (kept == 0) continue;
+    if (bf16_)
+      PackBf16(rows, kernels, pool);
+    else
+      PackF32(rows, pool);
+    const bool first = tokens_ == 0;
+    pool.Run(static_cast<int>(tiles_.size()), [&](int task, int) {
+      if (bf16_)
+        AddTileBf16(tiles_[task], kept, first, kernels);
+      else
+        AddTileF32(tiles_[task], kept, first, kernels);
     });
-    tokens_ += count;
+    tokens_ += kept;
   }
   return Status::Ok();
 }
 
-void Hessian::Finish() {
+void Hessian::PackF32(const std::vector<const float*>& rows, Pool& pool) {
+  const int count = static_cast<int>(rows.size());
+  const size_t stride = size_t(count) * kPanelRows;
+  pool.Run((count + kPackTokens - 1) / kPackTokens, [&](int task, int) {
+    for (int t = task * kPackTokens; t < std::min(count, (task + 1) * kPackTokens); ++t) {
+      float* out = panels_.as<float>() + size_t(t) * kPanelRows;
+      for (int c = 0; c < k_; c += kPanelRows, out += stride) {
+        const int width = std::min(kPanelRows, k_ - c);
+        std::memcpy(out, rows[t] + c, width * sizeof(float));
+        std::fill(out + width, out + kPanelRows, 0.0f);
+      }
+    }
+  });
+}
+
+void Hessian::PackBf16(const std::vector<const float*>& rows, const KernelTable& kernels, Pool& pool) {
+  const int count = static_cast<int>(rows.size());
+  const size_t stride = size_t(count + 1) / 2 * 2 * kPanelRows;
+  pool.Run((count + kPackTokens - 1) / kPackTokens, [&](int task, int) {
+    const int t = task * kPackTokens;
+    kernels.pack_columns_bf16(rows.data() + t, std::min(kPackTokens, count - t), k_, panels_.as<uint16_t>() + size_t(t) * kPanelRows,
+                              stride);
+  });
+}
+
+void Hessian::AddTileF32(const Tile& tile, int count, bool first, const KernelTable& kernels) {
+  const float* panels = panels_.as<float>();
+  const size_t stride = size_t(count) * kPanelRows;
+  for (int s = 0; s < count; s += kStep) {
+    // Sixteen rows at a time: the two tiles of 8 rows lie side by side in a line of a panel.
+    for (int row = tile.row; row < std::min(k_, tile.row + tile.side); row += kPanelRows) {
+      const int height = std::min(kPanelRows, k_ - row);
+      const int columns = std::min(row + height, tile.column + tile.side) - tile.column;
+      kernels.gemm_f32(panels + (row / kPanelRows) * stride + size_t(s) * kPanelRows, kRowTile, kPanelRows,
+                       panels + (tile.column / kPanelRows) * stride + size_t(s) * kPanelRows, stride, kPanelRows, height, columns,
+                       std::min(kStep, count - s), matrix_.as<float>() + size_t(row) * k_ + tile.column, k_, !(first && s == 0));
+    }
+  }
+}
+
+void Hessian::AddTileBf16(const Tile& tile, int count, bool first, const KernelTable& kernels) {
+  const uint16_t* panels = panels_.as<uint16_t>();
+  const int pairs = (count + 1) / 2;
+  const size_t stride = size_t(pairs) * 2 * kPanelRows;
+  const int end = std::min(k_, tile.row + tile.side);
+  const int step = tile.row == tile.column ? kPanelRows : tile.side;  // panel by panel along the diagonal
+  for (int row = tile.row; row < end; row += step) {
+    const int height = std::min(step, end - row);
+    const int columns = std::min(row + height, tile.column + tile.side) - tile.column;
+    kernels.gemm_bf16(panels + (row / kPanelRows) * stride, stride, panels + (tile.column / kPanelRows) * stride, stride, height, columns,
+                      pairs, matrix_.as<float>() + size_t(row) * k_ + tile.column, k_, !first);
+  }
+}
+
+void Hessian::Finish(Pool& pool) {
   if (finished_) return;
   finished_ = true;
   panels_ = Block();
   const float factor = tokens_ > 0 ? static_cast<float>(2.0 / static_cast<double>(tokens_)) : 0.0f;
   float* matrix = matrix_.as<float>();
-  constexpr int kMirror = 64;  // mirrored in squares: one side of the copy walks down a column
-  for (int i0 = 0; i0 < k_; i0 += kMirror) {
+  const int bands = (k_ + kMirror - 1) / kMirror;
+  pool.Run(bands, [&](int task, int) {
+    const int i0 = (bands - 1 - task) * kMirror;  // longest first
     for (int j0 = 0; j0 <= i0; j0 += kMirror) {
       for (int i = i0; i < std::min(k_, i0 + kMirror); ++i) {
         for (int j = j0; j < std::min(i + 1, j0 + kMirror); ++j) {
@@ -104,7 +148,7 @@ void Hessian::Finish() {
         }
       }
     }
-  }
+  });
 }
 
 }  // namespace lowbit

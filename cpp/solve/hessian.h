@@ -14,14 +14,16 @@ namespace lowbit {
 
 class Hessian {
  public:
-  static Result<Hessian> Create(int k, const char* name);
+  // bf16: inputs are rounded to bf16 and multiplied twice as fast, sums stay f32; needs a table with bf16 products. The result is
+  // the exact Gram matrix of inputs that are at most 2^-8 off, so it is as positive definite as any other.
+  static Result<Hessian> Create(int k, const char* name, bool bf16 = false);
 
   // Adds rows x[tokens][ldx] (columns 0..k-1). Rows that hold a non-finite value are left out and counted.
-  // Blocked SYRK of the lower triangle on gemm_f32; chunks of the triangle run on the pool.
+  // Blocked SYRK of the lower triangle on gemm_f32 or gemm_bf16; tiles of the triangle run on the pool.
   Status Add(const float* x, size_t ldx, int64_t tokens, const KernelTable& kernels, Pool& pool);
 
   // Scales by 2/T and mirrors the lower triangle. Call once, after the last Add.
-  void Finish();
+  void Finish(Pool& pool);
 
   int k() const { return k_; }
   int64_t tokens() const { return tokens_; }                 // rows accumulated
@@ -29,11 +31,21 @@ class Hessian {
   const float* data() const { return matrix_.as<float>(); }  // [k][k]
 
  private:
+  struct Tile {
+    int row, column, side;
+  };
+  void PackF32(const std::vector<const float*>& rows, Pool& pool);
+  void PackBf16(const std::vector<const float*>& rows, const KernelTable& kernels, Pool& pool);
+  void AddTileF32(const Tile& tile, int count, bool first, const KernelTable& kernels);
+  void AddTileBf16(const Tile& tile, int count, bool first, const KernelTable& kernels);
+
   int k_ = 0;
+  bool bf16_ = false;
   int64_t tokens_ = 0, dropped_ = 0;
   bool finished_ = false;
   Block matrix_;
-  Block panels_;  // packed transposed rows of one Add chunk
+  Block panels_;             // packed transposed rows of one chunk: f32 or bf16
+  std::vector<Tile> tiles_;  // of the lower triangle
 };
 
 }  // namespace lowbit

@@ -14,10 +14,17 @@ import { prepare, type Prepared } from './preflight';
 import { ProgressTracker } from './progress';
 import { RunRecord, modelName, reportText, type QuantizeReport } from './report';
 import { writeSideFiles } from './sidefiles';
-import { solveCalibrated, solveUncalibrated, totalWork, type SolveRun } from './solve';
+import { resolvePrecision, solveCalibrated, solveUncalibrated, totalWork, type SolveRun } from './solve';
 import { fileBytes, writeDense, writeSolved } from './write';
 
-export type { CalibrationMessage, CalibrationSource, QuantizeMethod, QuantizeOptions, QuantizeProgress } from './options';
+export type {
+  CalibrationMessage,
+  CalibrationPrecision,
+  CalibrationSource,
+  QuantizeMethod,
+  QuantizeOptions,
+  QuantizeProgress,
+} from './options';
 export type { DynamicOverrides, DynamicRules } from './dynamic';
 export type { SolveSettings } from './settings';
 export type { LinearReport, QuantizeReport } from './report';
@@ -69,6 +76,7 @@ async function run(
   const work = totalWork(plan, selection.targets, samples?.tokens.length);
   const progress = new ProgressTracker(work, plan.blocks.length, onProgress, () => record.error);
   const version = packageVersion();
+  const precision = samples && resolvePrecision(options.calibrationPrecision);
 
   const write = async (directory: string): Promise<QuantizeReport> => {
     const model = await record.timed('load', () => load(prepared, signal, progress));
@@ -76,7 +84,7 @@ async function run(
     try {
       const sink: SolveRun['sink'] = (target, result) => writeSolved(writer, target, result);
       const solveRun: SolveRun = { model, plan, targets: selection.targets, checkpointFormat, record, progress, signal, sink };
-      await (samples ? solveCalibrated(solveRun, samples) : solveUncalibrated(solveRun));
+      await (samples && precision ? solveCalibrated(solveRun, samples, precision) : solveUncalibrated(solveRun));
       const bytesAfter = await record.timed('write', async () => {
         const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
         await writeDense(writer, prepared.dense, { checkpoint, model, signal, onProgress: onBytes });
@@ -91,6 +99,7 @@ async function run(
         options,
         checkpointFormat,
         samples,
+        precision,
         skipped: selection.skipped,
         parameters: prepared.parameters,
         bytesBefore: prepared.bytesBefore,

@@ -52,6 +52,8 @@ export interface QuantizeReport {
     readonly samplesDropped: number;
     /** Input rows with values that are not finite, left out of Hessians; summed over layers. */
     readonly rowsDropped: number;
+    /** Operands of the forward passes and Hessians. */
+    readonly precision: 'bf16' | 'f32';
   } | null;
   readonly linears: readonly LinearReport[];
   /** Linears left dense by a rule. */
@@ -124,12 +126,13 @@ export class RunRecord {
     readonly options: ResolvedOptions;
     readonly checkpointFormat: CheckpointFormat;
     readonly samples: CalibrationSamples | undefined;
+    readonly precision: 'bf16' | 'f32' | undefined;
     readonly skipped: readonly string[];
     readonly parameters: number;
     readonly bytesBefore: number;
     readonly bytesAfter: number;
   }): QuantizeReport {
-    const { options, samples, parameters, bytesAfter } = rest;
+    const { options, samples, precision, parameters, bytesAfter } = rest;
     const quantizedParameters = this.linears.reduce((sum, { n, k }) => sum + n * k, 0);
     const quantizedBits = this.linears.reduce((sum, { n, k, bitsPerWeight }) => sum + n * k * bitsPerWeight, 0);
     return {
@@ -138,18 +141,20 @@ export class RunRecord {
       output: options.output,
       checkpointFormat: rest.checkpointFormat,
       options: usedOptions(options),
-      calibration: samples
-        ? {
-            source: samples.source,
-            sha256: samples.sha256,
-            samples: samples.offsets.length - 1,
-            samplesWanted: options.calibrationSamples,
-            length: options.calibrationLength,
-            tokens: samples.tokens.length,
-            samplesDropped: samples.dropped,
-            rowsDropped: this.rowsDropped,
-          }
-        : null,
+      calibration:
+        samples && precision
+          ? {
+              source: samples.source,
+              sha256: samples.sha256,
+              samples: samples.offsets.length - 1,
+              samplesWanted: options.calibrationSamples,
+              length: options.calibrationLength,
+              tokens: samples.tokens.length,
+              samplesDropped: samples.dropped,
+              rowsDropped: this.rowsDropped,
+              precision,
+            }
+          : null,
       linears: this.linears,
       skipped: rest.skipped,
       totals: {
@@ -172,9 +177,10 @@ export class RunRecord {
 const gptqSettings: readonly (keyof SolveSettings)[] = ['descAct', 'staticGroups', 'actGroupAware', 'dampPercent', 'dampAutoIncrement'];
 
 function usedOptions(options: ResolvedOptions): Record<string, unknown> {
-  const { method, format, settings, calibrationSamples, calibrationLength, dynamic, threads, maxShardBytes } = options;
+  const { method, format, settings, calibrationSamples, calibrationLength, calibrationPrecision, dynamic, threads, maxShardBytes } =
+    options;
   const shared = { method, format, ...settings, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
-  if (method === 'gptq') return { ...shared, calibrationSamples, calibrationLength };
+  if (method === 'gptq') return { ...shared, calibrationSamples, calibrationLength, calibrationPrecision };
   return Object.fromEntries(Object.entries(shared).filter(([name]) => !gptqSettings.includes(name as keyof SolveSettings)));
 }
 

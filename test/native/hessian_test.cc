@@ -7,7 +7,9 @@
 #include <random>
 #include <vector>
 
+#include "base/half.h"
 #include "check.h"
+#include "kernel/chooser.h"
 
 namespace {
 
@@ -21,23 +23,29 @@ std::vector<float> Values(size_t count, uint32_t seed) {
 }
 
 // Feeds x in parts of the given sizes and finishes.
-Hessian Accumulate(const std::vector<float>& x, size_t ldx, int k, const std::vector<int>& parts, Pool& pool) {
-  Hessian hessian = std::move(Hessian::Create(k, "test").value());
+Hessian Accumulate(const std::vector<float>& x, size_t ldx, int k, const std::vector<int>& parts, Pool& pool,
+                   const KernelTable& kernels = *RefKernels(), bool bf16 = false) {
+  Hessian hessian = std::move(Hessian::Create(k, "test", bf16).value());
   const float* next = x.data();
   for (const int tokens : parts) {
-    EXPECT(hessian.Add(next, ldx, tokens, *RefKernels(), pool).ok());
+    EXPECT(hessian.Add(next, ldx, tokens, kernels, pool).ok());
     next += tokens * ldx;
   }
-  hessian.Finish();
+  hessian.Finish(pool);
   return hessian;
 }
 
-void CompareWithDouble(int k, size_t ldx, const std::vector<int>& parts) {
+// bf16: the reference is the product of the rounded inputs, which are exact factors; then only the sums are rounded.
+void CompareWithDouble(int k, size_t ldx, const std::vector<int>& parts, const KernelTable& kernels = *RefKernels(), bool bf16 = false,
+                       float massive = 1) {
   int tokens = 0;
   for (const int part : parts) tokens += part;
-  const std::vector<float> x = Values(tokens * ldx, 7 + k);
+  std::vector<float> x = Values(tokens * ldx, 7 + k);
+  for (int t = 0; t < tokens; t += 64) x[t * ldx + size_t(k) / 2] *= massive;
   Pool pool(2);
-  const Hessian hessian = Accumulate(x, ldx, k, parts, pool);
+  const Hessian hessian = Accumulate(x, ldx, k, parts, pool, kernels, bf16);
+  if (bf16)
+    for (float& v : x) v = Bfloat16ToFloat(FloatToBfloat16(v));
   EXPECT(hessian.tokens() == tokens && hessian.dropped_rows() == 0);
   int wrong = 0, unsymmetric = 0;
   for (int i = 0; i < k; ++i) {
@@ -72,6 +80,40 @@ LOWBIT_TEST(HessianMatchesDouble) {
   CompareWithDouble(300, 300, {40});
 }
 
+// The widest table of this machine; every test of bf16 sums is empty where it has none.
+const KernelTable& Fastest() { return *ChooseKernels("").value(); }
+
+LOWBIT_TEST(Bf16HessianMatchesDouble) {
+  if (Fastest().gemm_bf16 == nullptr) return;
+  CompareWithDouble(1, 1, {1}, Fastest(), true);
+  CompareWithDouble(7, 9, {3, 1}, Fastest(), true);
+  CompareWithDouble(17, 17, {257, 5}, Fastest(), true);
+  CompareWithDouble(100, 100, {64}, Fastest(), true);
+  CompareWithDouble(300, 303, {1100, 3, 900}, Fastest(), true);
+  CompareWithDouble(1030, 1030, {70}, Fastest(), true);
+  // A first token 10,000 times the rest in one column: nothing overflows, the other columns keep their precision.
+  CompareWithDouble(130, 130, {512, 512}, Fastest(), true, 1e4f);
+}
+
+// Rounding to bf16 moves an input by at most 2^-8 of itself, so an element by at most (2^-7 + 2^-16) |x_i| . |x_j|.
+LOWBIT_TEST(Bf16HessianIsCloseToTheExactOne) {
+  if (Fastest().gemm_bf16 == nullptr) return;
+  const int k = 200, tokens = 700;
+  std::vector<float> x = Values(size_t(k) * tokens, 17);
+  for (int t = 0; t < tokens; t += 100) x[size_t(t) * k + 3] = 9000;
+  Pool pool(2);
+  const Hessian exact = Accumulate(x, k, k, {tokens}, pool, Fastest()), rounded = Accumulate(x, k, k, {tokens}, pool, Fastest(), true);
+  int wrong = 0;
+  for (int i = 0; i < k; ++i)
+    for (int j = 0; j < k; ++j) {
+      double magnitude = 0;
+      for (int t = 0; t < tokens; ++t) magnitude += std::fabs(double(x[size_t(t) * k + i]) * x[size_t(t) * k + j]);
+      const double difference = double(exact.data()[size_t(i) * k + j]) - rounded.data()[size_t(i) * k + j];
+      wrong += !(std::fabs(difference) <= 2.0 / tokens * magnitude * (std::ldexp(1, -7) + std::ldexp(1, -16) + std::ldexp(600, -24)));
+    }
+  EXPECT(wrong == 0);
+}
+
 LOWBIT_TEST(HessianDropsRowsThatAreNotFinite) {
   const int k = 20, tokens = 12;
   std::vector<float> x = Values(size_t(k) * tokens, 3);
@@ -97,8 +139,12 @@ LOWBIT_TEST(HessianDoesNotDependOnThreads) {
   const int k = 290, tokens = 500;
   const std::vector<float> x = Values(size_t(k) * tokens, 5);
   Pool one(1), three(3);
-  const Hessian a = Accumulate(x, k, k, {tokens}, one), b = Accumulate(x, k, k, {tokens}, three);
-  EXPECT(std::memcmp(a.data(), b.data(), size_t(k) * k * sizeof(float)) == 0);
+  const auto same = [&](const KernelTable& kernels, bool bf16) {
+    const Hessian a = Accumulate(x, k, k, {tokens}, one, kernels, bf16), b = Accumulate(x, k, k, {tokens}, three, kernels, bf16);
+    return std::memcmp(a.data(), b.data(), size_t(k) * k * sizeof(float)) == 0;
+  };
+  EXPECT(same(*RefKernels(), false));
+  EXPECT(same(Fastest(), Fastest().gemm_bf16 != nullptr));
 }
 
 LOWBIT_TEST(HessianRefusesMisuse) {
@@ -109,4 +155,6 @@ LOWBIT_TEST(HessianRefusesMisuse) {
   Hessian hessian = Accumulate({1}, 1, 1, {1}, pool);
   EXPECT(hessian.data()[0] == 2);
   EXPECT_ERROR(hessian.Add(x, 1, 1, *RefKernels(), pool), Code::kInternal, "after Finish");
+  Hessian bf16 = std::move(Hessian::Create(1, "layer.0", true).value());
+  EXPECT_ERROR(bf16.Add(x, 1, 1, *RefKernels(), pool), Code::kInternal, "ref have no bf16 products");
 }
