@@ -12,6 +12,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   lowbit::ExportInfo(env, exports);
   lowbit::ExportModel(env, exports);
   lowbit::ExportContext(env, exports);
+  lowbit::ExportGeneration(env, exports);
   lowbit::ExportCalibration(env, exports);
   return exports;
 }

@@ -3,8 +3,10 @@
 
 #include "exports.h"
 #include "fields.h"
+#include "generation.h"
 #include "handles.h"
 #include "job.h"
+#include "sampling.h"
 
 namespace lowbit {
 namespace {
@@ -28,6 +30,7 @@ Napi::Value CreateContext(const Napi::CallbackInfo& info) {
   if (!status.ok()) return Reject(env, status);
   auto state = std::make_shared<ContextState>();
   state->owner = owner;
+  state->core = std::make_shared<ContextCore>(DeliverNews(env, state));
   ++owner->users;  // the model must stay until this context is gone
   auto created = std::make_shared<bool>(false);
   JobSpec job;
@@ -35,7 +38,7 @@ Napi::Value CreateContext(const Napi::CallbackInfo& info) {
   job.keep = {info[0]};
   const bool f16 = kv == "f16";
   job.work = [state, context_size, sequences, f16, created](const Progress&) -> Status {
-    LOWBIT_ASSIGN_OR_RETURN(state->context, Context::Create(state->owner->model, context_size, sequences, f16));
+    LOWBIT_ASSIGN_OR_RETURN(state->core->context, Context::Create(state->owner->model, context_size, sequences, f16));
     *created = true;
     return Status::Ok();
   };
@@ -57,7 +60,8 @@ Napi::Value DisposeContext(const Napi::CallbackInfo& info) {
   job.worker = state->owner->worker;
   job.keep = {info[0]};
   job.work = [state](const Progress&) {
-    state->context.reset();
+    state->core->scheduler.CloseAll();
+    state->core->context.reset();
     return Status::Ok();
   };
   job.finally = [state, first] {
@@ -73,12 +77,14 @@ std::shared_ptr<ContextState> Idle(const Napi::CallbackInfo& info, Status* statu
   if (status->ok() && state->busy > 0) *status = Error(Code::kInvalidArgument, "A step is running on this context; wait for it first");
   if (!status->ok()) return nullptr;
   const double number = info[1].IsNumber() ? info[1].As<Napi::Number>().DoubleValue() : -1;
-  if (!(number >= 0 && number < state->context->sequences())) {
-    *status = Error(Code::kInvalidArgument, "Expected integer between 0 and %d for sequence", state->context->sequences() - 1);
+  if (!(number >= 0 && number < state->core->context->sequences())) {
+    *status = Error(Code::kInvalidArgument, "Expected integer between 0 and %d for sequence", state->core->context->sequences() - 1);
     return nullptr;
   }
   *sequence = static_cast<int>(number);
-  return state;
+  if (!Generates(*state, *sequence)) return state;
+  *status = Error(Code::kInvalidArgument, "Sequence %d is generating; end that first", *sequence);
+  return nullptr;
 }
 
 Napi::Value SequenceLength(const Napi::CallbackInfo& info) {
@@ -86,7 +92,7 @@ Napi::Value SequenceLength(const Napi::CallbackInfo& info) {
   int sequence = 0;
   const auto state = Idle(info, &status, &sequence);
   if (!status.ok()) return Throw(info.Env(), status);
-  return Napi::Number::New(info.Env(), state->context->length(sequence));
+  return Napi::Number::New(info.Env(), state->core->context->length(sequence));
 }
 
 Napi::Value Truncate(const Napi::CallbackInfo& info) {
@@ -97,28 +103,8 @@ Napi::Value Truncate(const Napi::CallbackInfo& info) {
   if (status.ok() && !(length >= 0 && length <= static_cast<double>(kMaxInt)))
     status = Error(Code::kInvalidArgument, "Expected a non-negative integer for length");
   if (!status.ok()) return Throw(info.Env(), status);
-  state->context->Truncate(sequence, static_cast<int>(length));
+  state->core->context->Truncate(sequence, static_cast<int>(length));
   return info.Env().Undefined();
-}
-
-void ReadSampling(Fields& f, StepRequest* request) {
-  request->sample = true;
-  SampleOptions& s = request->sampling;
-  s.temperature = static_cast<float>(f.Number("temperature"));
-  s.top_k = static_cast<int>(f.Int("topK", 0, kMaxInt));
-  s.top_p = static_cast<float>(f.Number("topP"));
-  s.min_p = static_cast<float>(f.Number("minP"));
-  s.repeat_penalty = static_cast<float>(f.Number("repeatPenalty"));
-  request->repeat_last_n = static_cast<int>(f.Int("repeatLastN", -1, kMaxInt));
-  const Napi::Value seed = f.Get("seed");
-  bool lossless = false;
-  if (seed.IsBigInt()) s.seed = seed.As<Napi::BigInt>().Uint64Value(&lossless);
-  if (!lossless) f.Fail("seed", "a bigint of 64 bits");
-  // Negated comparisons: NaN must fail.
-  if (!(s.repeat_penalty > 0)) f.Fail("repeatPenalty", "a positive number");
-  if (!(s.top_p >= 0 && s.top_p <= 1)) f.Fail("topP", "a number between 0 and 1");
-  if (!(s.min_p >= 0 && s.min_p <= 1)) f.Fail("minP", "a number between 0 and 1");
-  if (!(s.temperature >= 0 && s.temperature <= 1000)) f.Fail("temperature", "a number between 0 and 1000");
 }
 
 Napi::Value Step(const Napi::CallbackInfo& info) {
@@ -126,6 +112,8 @@ Napi::Value Step(const Napi::CallbackInfo& info) {
   Status status;
   const auto state = UnwrapHandle<ContextState>(info[0], &status);
   if (status.ok() && state->disposed) status = Error(Code::kInvalidArgument, "The context was disposed");
+  if (status.ok() && !state->generations.empty())
+    status = Error(Code::kInvalidArgument, "Sequences of this context are generating; end that first");
   if (!status.ok()) return Reject(env, status);
   auto request = std::make_shared<StepRequest>();
   JobSpec job;
@@ -135,8 +123,8 @@ Napi::Value Step(const Napi::CallbackInfo& info) {
   size_t length;
   if (const int32_t* tokens = f.Typed<int32_t>("tokens", napi_int32_array, &length)) request->tokens.assign(tokens, tokens + length);
   if (f.Has("sample")) {
-    Fields sample = f.Object("sample");
-    ReadSampling(sample, request.get());
+    request->sample = true;
+    request->sampling = ReadSampling(f.Object("sample"));
   }
   const int64_t rows = static_cast<int64_t>(request->tokens.size());
   if (f.Has("score")) {
@@ -162,7 +150,7 @@ Napi::Value Step(const Napi::CallbackInfo& info) {
   job.worker = state->owner->worker;
   job.control = info[2];
   job.work = [state, request, token](const Progress& progress) -> Status {
-    LOWBIT_ASSIGN_OR_RETURN(*token, state->context->Step(*request, progress));
+    LOWBIT_ASSIGN_OR_RETURN(*token, state->core->context->Step(*request, progress));
     return Status::Ok();
   };
   job.result = [token](Napi::Env e) {

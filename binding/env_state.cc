@@ -47,14 +47,12 @@ void EnvState::CallJs(napi_env env, napi_value, void*, void* data) {
   }
 }
 
-void EnvState::JobStarted(const CancelFlag& cancel) {
-  if (running_.empty()) napi_ref_threadsafe_function(env_, function_);
-  running_.insert(cancel);
+void EnvState::Hold() {
+  if (holds_++ == 0) napi_ref_threadsafe_function(env_, function_);
 }
 
-void EnvState::JobEnded(const CancelFlag& cancel) {
-  running_.erase(running_.find(cancel));
-  if (running_.empty()) napi_unref_threadsafe_function(env_, function_);
+void EnvState::Release() {
+  if (--holds_ == 0) napi_unref_threadsafe_function(env_, function_);
 }
 
 }  // namespace lowbit

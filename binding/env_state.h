@@ -23,9 +23,12 @@ class EnvState {
   // and must not touch JS in its destructor.
   bool Post(std::function<void(Napi::Env)> fn);
 
-  // JS thread: the event loop stays alive while at least one job is registered.
-  void JobStarted(const CancelFlag& cancel);
-  void JobEnded(const CancelFlag& cancel);
+  // JS thread: the flag is set when the environment goes away.
+  void Watch(const CancelFlag& cancel) { running_.insert(cancel); }
+  void Unwatch(const CancelFlag& cancel) { running_.erase(running_.find(cancel)); }
+  // JS thread: the event loop stays alive while somebody holds it.
+  void Hold();
+  void Release();
 
  private:
   struct Queue;
@@ -37,6 +40,7 @@ class EnvState {
   napi_threadsafe_function function_ = nullptr;
   bool closing_ = false;
   std::multiset<CancelFlag> running_;  // JS thread only
+  int holds_ = 0;                      // JS thread only
 };
 
 }  // namespace lowbit

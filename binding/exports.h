@@ -8,6 +8,7 @@ namespace lowbit {
 void ExportInfo(Napi::Env env, Napi::Object exports);
 void ExportModel(Napi::Env env, Napi::Object exports);
 void ExportContext(Napi::Env env, Napi::Object exports);
+void ExportGeneration(Napi::Env env, Napi::Object exports);
 void ExportCalibration(Napi::Env env, Napi::Object exports);
 
 }  // namespace lowbit

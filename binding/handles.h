@@ -5,10 +5,12 @@
 #include <napi.h>
 
 #include <memory>
+#include <vector>
 
 #include "engine/calibration.h"
 #include "engine/context.h"
 #include "engine/model.h"
+#include "engine/scheduler.h"
 #include "engine/worker.h"
 #include "env_state.h"
 
@@ -23,11 +25,22 @@ struct ModelState {
   int busy = 0;  // jobs that change weights, queued or running
 };
 
+// The part of a context that the engine's thread keeps alive by itself. It must not lead to the worker, which would then be destroyed
+// on its own thread.
+struct ContextCore {
+  explicit ContextCore(std::function<void()> on_news) : scheduler(std::move(on_news)) {}
+  std::unique_ptr<Context> context;  // null after dispose; used by the owner's worker
+  Scheduler scheduler;
+};
+
+struct GenerationState;
+
 struct ContextState {
   std::shared_ptr<ModelState> owner;
-  std::unique_ptr<Context> context;  // null after dispose; used by the owner's worker
+  std::shared_ptr<ContextCore> core;
   bool disposed = false;
-  int busy = 0;  // steps queued or running
+  int busy = 0;                                               // steps queued or running
+  std::vector<std::shared_ptr<GenerationState>> generations;  // started and not closed
 };
 
 struct CalibrationState {
@@ -36,7 +49,7 @@ struct CalibrationState {
   bool disposed = false;
 };
 
-enum class HandleKind { kModel, kContext, kCalibration, kCancel };
+enum class HandleKind { kModel, kContext, kCalibration, kCancel, kGeneration };
 
 template <typename T>
 constexpr HandleKind KindOf();
@@ -55,6 +68,10 @@ constexpr HandleKind KindOf<CalibrationState>() {
 template <>
 constexpr HandleKind KindOf<std::atomic<bool>>() {
   return HandleKind::kCancel;
+}
+template <>
+constexpr HandleKind KindOf<GenerationState>() {
+  return HandleKind::kGeneration;
 }
 
 const char* HandleName(HandleKind kind);

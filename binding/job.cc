@@ -45,7 +45,8 @@ void Report(Job* job, int64_t done, int64_t total) {
 
 void Settle(Job* job, Napi::Env env) {
   if (job->spec.finally) job->spec.finally();
-  job->env_state->JobEnded(job->cancel);
+  job->env_state->Unwatch(job->cancel);
+  job->env_state->Release();
   if (job->status.ok())
     job->deferred.Resolve(job->spec.result ? job->spec.result(env) : env.Undefined());
   else
@@ -101,7 +102,8 @@ Napi::Value StartJob(Napi::Env env, JobSpec spec) {
   job->env_state = EnvState::Get(env);
   job->spec = std::move(spec);
   const Napi::Value promise = job->deferred.Promise();
-  job->env_state->JobStarted(job->cancel);
+  job->env_state->Watch(job->cancel);
+  job->env_state->Hold();
   job->spec.worker->Post([job] {
     Progress progress;
     progress.cancel = job->cancel.get();

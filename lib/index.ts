@@ -22,6 +22,7 @@ export {
   type GenerationStream,
   type GenerationTiming,
   type KvType,
+  type PromptLookupOptions,
   type SamplingOptions,
 } from './generate';
 export {

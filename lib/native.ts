@@ -15,6 +15,7 @@ export type ModelHandle = { readonly [brand]: 'model' };
 export type ContextHandle = { readonly [brand]: 'context' };
 export type CalibrationHandle = { readonly [brand]: 'calibration' };
 export type CancelHandle = { readonly [brand]: 'cancel' };
+export type GenerationHandle = { readonly [brand]: 'generation' };
 
 /** What every long call takes. */
 export interface JobControl {
@@ -71,6 +72,41 @@ export interface SampleSpec {
 
 export interface StepResult {
   readonly token: number;
+}
+
+/** A generation that the engine runs by itself, in common steps with the context's other ones. */
+export interface GenerationSpec {
+  readonly sequence: number;
+  /** Tokens of the sequence to keep, at most what it holds; the others are dropped at once. */
+  readonly keep: number;
+  /** Appended behind them; at least 1, and all must fit the context. */
+  readonly prompt: Int32Array;
+  readonly sample: SampleSpec;
+  readonly maxTokens: number; // 1 to 2^31 - 1
+  /** Tokens that end the text; not reported. */
+  readonly stopTokens: Int32Array;
+  /** Guess up to maxTokens tokens a step (the engine takes at most 7) behind the last occurrence of at most ngram tokens. */
+  readonly promptLookup?: { readonly ngram: number; readonly maxTokens: number };
+}
+
+/**
+ * New tokens, in order, and how the generation ended behind them: undefined = it goes on; an object = {code, message}, what failed.
+ * Called on the JS thread.
+ */
+export type GenerationNews = (tokens: Int32Array, finish: 'eos' | 'length' | object | undefined) => void;
+
+export interface GenerationEnd {
+  /** Tokens that the sequence holds now. */
+  readonly length: number;
+  /** From the first run that read a part of the prompt to the first token; 0 when none came. */
+  readonly promptSeconds: number;
+  /** From then on, without the time it waited for its reader. */
+  readonly decodeSeconds: number;
+  /** Tokens sampled in decodeSeconds, also those nobody read. */
+  readonly decoded: number;
+  /** By prompt lookup. */
+  readonly guessed: number;
+  readonly accepted: number;
 }
 
 export interface CalibrationSpec {
@@ -145,7 +181,22 @@ export interface NativeBinding {
   sequenceLength(context: ContextHandle, sequence: number): number;
   /** Drops tokens from position `length` on. */
   truncate(context: ContextHandle, sequence: number, length: number): void;
+  /** Not while a sequence of the context generates. */
   step(context: ContextHandle, spec: StepSpec, control: JobControl): Promise<StepResult>;
+
+  /**
+   * Starts a generation; throws INVALID_ARGUMENT for a bad spec, a sequence that is generating, or while a step runs. It goes on by
+   * itself, at most 16 tokens ahead of what readGeneration confirmed. Must be ended by endGeneration, also after it came to its end,
+   * or by disposing the context.
+   */
+  startGeneration(context: ContextHandle, spec: GenerationSpec, onNews: GenerationNews): GenerationHandle;
+  /** The reader has the first `count` tokens and waits for more: until the next news the event loop stays alive. */
+  readGeneration(generation: GenerationHandle, count: number): void;
+  /**
+   * The reader wants no token behind the first `count`, the token that ended the text included; no news comes after this call. Stops the
+   * work and cuts the sequence to the prompt (as far as it was read) and the first `count - 1` tokens.
+   */
+  endGeneration(generation: GenerationHandle, count: number): Promise<GenerationEnd>;
 
   /**
    * Calibration of an exact-precision model, block by block, true-sequential: each linear's Hessian is accumulated from inputs that

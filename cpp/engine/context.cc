@@ -1,4 +1,4 @@
-// engine/context: micro-batches, the wanted rows of the head, rollback.
+// engine/context: creation, evaluation steps and what all three ways to run share. decode.cc and prompts.cc have the others.
 #include "engine/context.h"
 
 #include <algorithm>
@@ -30,34 +30,43 @@ Result<std::unique_ptr<Context>> Context::Create(std::shared_ptr<Model> model, i
   const int rows = std::min(kMaxRows, context_size);
   LOWBIT_ASSIGN_OR_RETURN(context->executor_, Executor::Create(plan, model->bindings(), model->kernels(), model->pool(), model->fast(),
                                                                rows, EpilogueRows(plan, rows)));
+  LOWBIT_ASSIGN_OR_RETURN(context->small_executor_, Executor::Create(plan, model->bindings(), model->kernels(), model->pool(),
+                                                                     model->fast(), kSmallRows, kSmallRows));
   context->tokens_.resize(static_cast<size_t>(sequences));
   context->model_ = std::move(model);
   return context;
 }
 
+void Context::SetTokens(int sequence, int length) {
+  tokens_[static_cast<size_t>(sequence)].resize(static_cast<size_t>(length));
+  cache_.SetLength(sequence, length);
+}
+
 void Context::Truncate(int sequence, int length) {
-  std::vector<int32_t>& tokens = tokens_[static_cast<size_t>(sequence)];
-  if (length < static_cast<int>(tokens.size())) tokens.resize(static_cast<size_t>(std::max(0, length)));
-  cache_.SetLength(sequence, static_cast<int>(tokens.size()));
+  if (length < this->length(sequence)) SetTokens(sequence, std::max(0, length));
+}
+
+Status Context::CheckTokens(int sequence, int past, std::span<const int32_t> tokens) const {
+  if (sequence < 0 || sequence >= sequences())
+    return Error(Code::kInvalidArgument, "Expected integer between 0 and %d for sequence but received %d", sequences() - 1, sequence);
+  if (tokens.empty()) return Error(Code::kInvalidArgument, "A step needs at least one token");
+  if (tokens.size() > static_cast<size_t>(context_size() - past))
+    return Error(Code::kInvalidArgument,
+                 "Context overflow: %zu tokens do not fit behind %d in a context of %d; create the context with a larger contextSize or "
+                 "shorten the prompt",
+                 tokens.size(), past, context_size());
+  for (size_t i = 0; i < tokens.size(); ++i)
+    if (tokens[i] < 0 || tokens[i] >= model_->plan().vocab_size)
+      return Error(Code::kInvalidArgument, "Token %d at position %zu is outside the model's vocabulary of %d", tokens[i],
+                   static_cast<size_t>(past) + i, model_->plan().vocab_size);
+  return Status::Ok();
 }
 
 Result<int> Context::Step(const StepRequest& request, const Progress& progress) {
   const Plan& plan = model_->plan();
   const int count = static_cast<int>(request.tokens.size());
-  if (request.sequence < 0 || request.sequence >= sequences())
-    return Error(Code::kInvalidArgument, "Expected integer between 0 and %d for sequence but received %d", sequences() - 1,
-                 request.sequence);
-  if (count < 1) return Error(Code::kInvalidArgument, "A step needs at least one token");
-  const int past = length(request.sequence);
-  if (count > context_size() - past)
-    return Error(Code::kInvalidArgument,
-                 "Context overflow: %d tokens do not fit behind %d in a context of %d; create the context with a larger contextSize or "
-                 "shorten the prompt",
-                 count, past, context_size());
-  for (int i = 0; i < count; ++i)
-    if (request.tokens[static_cast<size_t>(i)] < 0 || request.tokens[static_cast<size_t>(i)] >= plan.vocab_size)
-      return Error(Code::kInvalidArgument, "Token %d at position %d is outside the model's vocabulary of %d",
-                   request.tokens[static_cast<size_t>(i)], past + i, plan.vocab_size);
+  const int past = request.sequence >= 0 && request.sequence < sequences() ? length(request.sequence) : 0;
+  LOWBIT_RETURN_IF_ERROR(CheckTokens(request.sequence, past, request.tokens));
   for (int32_t target : request.targets)
     if (target < 0 || target >= plan.vocab_size)
       return Error(Code::kInvalidArgument, "Target token %d is outside the model's vocabulary of %d", target, plan.vocab_size);
@@ -67,6 +76,7 @@ Result<int> Context::Step(const StepRequest& request, const Progress& progress) 
   if (request.sample && request.score_from + static_cast<int>(request.targets.size()) == count && !request.targets.empty())
     return Error(Code::kInvalidArgument, "A step either samples or scores its last row, not both");
 
+  DropPrompts();
   std::vector<int32_t>& tokens = tokens_[static_cast<size_t>(request.sequence)];
   tokens.insert(tokens.end(), request.tokens.begin(), request.tokens.end());
   int token = -1;
@@ -76,21 +86,53 @@ Result<int> Context::Step(const StepRequest& request, const Progress& progress) 
     status = RunRows(request, begin, rows, past + begin, progress, &token);
     if (status.ok()) progress.Report(begin + rows, count);
   }
-  if (!status.ok()) tokens.resize(static_cast<size_t>(past));
-  cache_.SetLength(request.sequence, static_cast<int>(tokens.size()));
+  SetTokens(request.sequence, status.ok() ? past + count : past);
   if (!status.ok()) return status;
   return token;
 }
 
-Status Context::RunRows(const StepRequest& request, int begin, int count, int past, const Progress& progress, int* token) {
+Status Context::RunBlocks(Executor& executor, const std::atomic<bool>* cancel) {
   const Plan& plan = model_->plan();
+  LOWBIT_RETURN_IF_ERROR(executor.Run(plan.prologue, &cache_, cancel));
+  for (const OpRange& block : plan.blocks) LOWBIT_RETURN_IF_ERROR(executor.Run(block, &cache_, cancel));
+  return Status::Ok();
+}
+
+Status Context::RunHead(Executor& executor, std::span<const int> rows, int at_once, const std::atomic<bool>* cancel,
+                        const std::function<Status(size_t, std::span<float>)>& fn) {
+  const Plan& plan = model_->plan();
+  const View residual = {plan.residual, 0, plan.hidden_size};
+  const size_t limit = static_cast<size_t>(std::min(at_once, executor.epilogue_rows()));
+  for (size_t first = 0; first < rows.size(); first += limit) {
+    const size_t count = std::min(rows.size() - first, limit);
+    // Gathered to the front in rising order: a row is never overwritten before it was moved.
+    for (size_t i = 0; i < count; ++i)
+      std::memmove(executor.Row(residual, static_cast<int>(i)), executor.Row(residual, rows[first + i]),
+                   static_cast<size_t>(plan.hidden_size) * sizeof(float));
+    LOWBIT_RETURN_IF_ERROR(executor.RunEpilogue(static_cast<int>(count), cancel));
+    for (size_t i = 0; i < count; ++i)
+      LOWBIT_RETURN_IF_ERROR(fn(first + i, {executor.Row(plan.logits, static_cast<int>(i)), static_cast<size_t>(plan.vocab_size)}));
+  }
+  return Status::Ok();
+}
+
+Status Context::CheckFinite(std::span<const float> logits, int position) const {
+  if (model_->kernels().all_finite(logits.data(), logits.size())) return Status::Ok();
+  return Error(Code::kInvalidArgument,
+               "The model produced logits that are not finite at position %d; its weights are damaged or its values overflow", position);
+}
+
+Result<int> Context::SampleAt(int sequence, int length, std::span<float> logits, const SampleOptions& options) {
+  return Sample(model_->kernels(), logits, tokens(sequence).first(static_cast<size_t>(length)), length, options, &sample_buffer_);
+}
+
+Status Context::RunRows(const StepRequest& request, int begin, int count, int past, const Progress& progress, int* token) {
   Batch batch;
   batch.rows = count;
   batch.tokens = request.tokens.data() + begin;
   batch.segments.push_back({request.sequence, 0, count, past});
   LOWBIT_RETURN_IF_ERROR(executor_->Begin(batch));
-  LOWBIT_RETURN_IF_ERROR(executor_->Run(plan.prologue, &cache_, progress.cancel));
-  for (const OpRange& block : plan.blocks) LOWBIT_RETURN_IF_ERROR(executor_->Run(block, &cache_, progress.cancel));
+  LOWBIT_RETURN_IF_ERROR(RunBlocks(*executor_, progress.cancel));
 
   // Rows of this micro-batch whose logits somebody wants.
   const int total = static_cast<int>(request.tokens.size());
@@ -102,40 +144,24 @@ Status Context::RunRows(const StepRequest& request, int begin, int count, int pa
     const bool copied = request.logits != nullptr && row >= request.logits_from;
     if (scored || copied || (request.sample && row == total - 1)) wanted.push_back(r);
   }
-  const View residual = {plan.residual, 0, plan.hidden_size};
-  const size_t vocab = static_cast<size_t>(plan.vocab_size);
   const KernelTable& kernels = model_->kernels();
-  for (size_t first = 0; first < wanted.size(); first += static_cast<size_t>(executor_->epilogue_rows())) {
-    const int rows = static_cast<int>(std::min(wanted.size() - first, static_cast<size_t>(executor_->epilogue_rows())));
-    // Gathered to the front in rising order: a row is never overwritten before it was moved.
-    for (int i = 0; i < rows; ++i)
-      std::memmove(executor_->Row(residual, i), executor_->Row(residual, wanted[first + static_cast<size_t>(i)]),
-                   static_cast<size_t>(plan.hidden_size) * sizeof(float));
-    LOWBIT_RETURN_IF_ERROR(executor_->RunEpilogue(rows, progress.cancel));
-    for (int i = 0; i < rows; ++i) {
-      const int row = begin + wanted[first + static_cast<size_t>(i)];
-      float* logits = executor_->Row(plan.logits, i);
-      if (!kernels.all_finite(logits, vocab))
-        return Error(Code::kInvalidArgument,
-                     "The model produced logits that are not finite at position %d; its weights are damaged or its values overflow",
-                     past - begin + row);
-      if (request.logits != nullptr && row >= request.logits_from)
-        std::memcpy(request.logits + static_cast<size_t>(row - request.logits_from) * vocab, logits, vocab * sizeof(float));
-      if (request.sample && row == total - 1) {
-        const std::vector<int32_t>& tokens = tokens_[static_cast<size_t>(request.sequence)];
-        const size_t back = request.repeat_last_n < 0 ? tokens.size() : std::min(tokens.size(), static_cast<size_t>(request.repeat_last_n));
-        LOWBIT_ASSIGN_OR_RETURN(*token, Sample({logits, vocab}, {tokens.data() + (tokens.size() - back), back},
-                                               static_cast<int64_t>(tokens.size()), request.sampling));
-      }
-      if (row >= request.score_from && row < score_to) {
-        const size_t at = static_cast<size_t>(row - request.score_from);
-        const float target = logits[request.targets[at]];
-        const float maximum = kernels.max(logits, vocab);
-        request.scores[at] = static_cast<double>(target - maximum) - std::log(static_cast<double>(kernels.exp_sum(logits, vocab, maximum)));
-      }
+  return RunHead(*executor_, wanted, executor_->epilogue_rows(), progress.cancel, [&](size_t i, std::span<float> logits) -> Status {
+    const int row = begin + wanted[i];
+    LOWBIT_RETURN_IF_ERROR(CheckFinite(logits, past - begin + row));
+    if (request.logits != nullptr && row >= request.logits_from)
+      std::memcpy(request.logits + static_cast<size_t>(row - request.logits_from) * logits.size(), logits.data(), logits.size_bytes());
+    if (request.sample && row == total - 1) {
+      LOWBIT_ASSIGN_OR_RETURN(*token, SampleAt(request.sequence, length(request.sequence), logits, request.sampling));
     }
-  }
-  return Status::Ok();
+    if (row >= request.score_from && row < score_to) {
+      const size_t at = static_cast<size_t>(row - request.score_from);
+      const float target = logits[static_cast<size_t>(request.targets[at])];
+      const float maximum = kernels.max(logits.data(), logits.size());
+      request.scores[at] =
+          static_cast<double>(target - maximum) - std::log(static_cast<double>(kernels.exp_sum(logits.data(), logits.size(), maximum)));
+    }
+    return Status::Ok();
+  });
 }
 
 }  // namespace lowbit

@@ -1,13 +1,22 @@
-// engine/sampler: the chain behind sampler.h. The vocabulary is never sorted as a whole.
+// engine/sampler: the chain behind sampler.h. A vocabulary has 50 to 250 thousand entries and a step a few milliseconds, so
+// it is passed over with vector kernels and never sorted: the filters and the draw only ever look at the most probable tokens, which
+// are collected and sorted in bands of falling logits, as many as are needed.
 #include "engine/sampler.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 namespace lowbit {
 namespace {
+
+// Entries whose maximum is taken at once: small enough to stay in cache for the second look at the winner.
+constexpr size_t kBlock = 2048;
+// Width in logits of the first band: e^-5 of the best token's probability, a few dozen tokens in most texts.
+constexpr float kFirstBand = 5;
+
+// Below it exp((logit - best) / temperature) is 0 or 1 for all logits that f32 can tell apart.
+constexpr float kLowestTemperature = 1e-6f;
 
 // SplitMix64 (Steele, Lea and Flood 2014) of a counter: every (seed, position) has its own draw.
 double UniformDraw(uint64_t seed, int64_t position) {
@@ -18,80 +27,138 @@ double UniformDraw(uint64_t seed, int64_t position) {
   return static_cast<double>(z >> 11) * 0x1p-53;
 }
 
-struct Candidate {
-  float logit;
-  int id;
-};
-
 // Larger logit first; the lower id first on ties, so that every platform draws the same token.
 bool Before(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
 
-void Penalise(std::span<float> logits, std::span<const int32_t> history, float penalty) {
-  std::vector<int32_t> seen(history.begin(), history.end());
-  std::sort(seen.begin(), seen.end());
-  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-  for (int32_t id : seen) {
+void Penalise(std::span<float> logits, std::span<const int32_t> history, float penalty, std::vector<int32_t>* seen) {
+  seen->assign(history.begin(), history.end());
+  std::sort(seen->begin(), seen->end());
+  seen->erase(std::unique(seen->begin(), seen->end()), seen->end());
+  for (int32_t id : *seen) {
     if (id < 0 || static_cast<size_t>(id) >= logits.size()) continue;
     float& l = logits[static_cast<size_t>(id)];
     l = l > 0 ? l / penalty : l * penalty;
   }
 }
 
-}  // namespace
-
-Result<int> Sample(std::span<float> logits, std::span<const int32_t> history, int64_t position, const SampleOptions& options) {
-  if (options.repeat_penalty != 1) Penalise(logits, history, options.repeat_penalty);
+// The first of the largest logits; -1 when none is above minus infinity.
+int ArgMax(const KernelTable& kernels, std::span<const float> logits) {
   float best = -std::numeric_limits<float>::infinity();
-  int best_id = -1;
-  bool nan = false;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    nan |= std::isnan(logits[i]);
-    if (logits[i] > best) {
-      best = logits[i];
-      best_id = static_cast<int>(i);
+  size_t block = logits.size();
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    const float most = kernels.max(logits.data() + begin, std::min(kBlock, logits.size() - begin));
+    if (most > best) {
+      best = most;
+      block = begin;
     }
   }
-  if (nan || best_id < 0 || !std::isfinite(best))
+  if (block == logits.size()) return -1;
+  return static_cast<int>(std::find(logits.begin() + static_cast<ptrdiff_t>(block), logits.end(), best) - logits.begin());
+}
+
+// The tokens in falling order of their logits, sorted as far as somebody looked.
+class Ranking {
+ public:
+  Ranking(std::span<const float> logits, float best, std::vector<Candidate>* storage)
+      : logits_(logits), list_(*storage), best_(best), above_(std::numeric_limits<float>::infinity()) {
+    list_.clear();
+  }
+
+  // Makes entry i available; false when there are no more tokens.
+  bool Reach(size_t i) {
+    while (i >= list_.size() && !complete_) NextBand();
+    return i < list_.size();
+  }
+  const Candidate& operator[](size_t i) const { return list_[i]; }
+
+ private:
+  void NextBand() {
+    // Four bands reach 75 logits below the best; what is left then comes at once.
+    const float floor = bands_++ < 4 ? best_ - width_ : -std::numeric_limits<float>::infinity();
+    width_ = 2 * width_ + kFirstBand;
+    complete_ = !(floor > -std::numeric_limits<float>::infinity());
+    const size_t sorted = list_.size();
+    for (size_t i = 0; i < logits_.size(); ++i)
+      if (logits_[i] >= floor && logits_[i] < above_) list_.push_back({logits_[i], static_cast<int>(i)});
+    std::sort(list_.begin() + static_cast<ptrdiff_t>(sorted), list_.end(), Before);
+    above_ = floor;
+  }
+
+  std::span<const float> logits_;
+  std::vector<Candidate>& list_;
+  float best_, above_;  // every token with a logit of at least above_ is in the list
+  float width_ = kFirstBand;
+  int bands_ = 0;
+  bool complete_ = false;
+};
+
+// Sum over the vocabulary of exp((logit - best) * inverse), up to rounding in f32.
+double TotalMass(const KernelTable& kernels, std::span<const float> logits, float best, float inverse, std::vector<float>* masses) {
+  masses->assign(logits.begin(), logits.end());
+  if (inverse != 1) kernels.scale(masses->data(), masses->size(), inverse);
+  return static_cast<double>(kernels.exp_sum(masses->data(), masses->size(), best * inverse));
+}
+
+}  // namespace
+
+Result<int> Sample(const KernelTable& kernels, std::span<float> logits, std::span<const int32_t> history, int64_t position,
+                   const SampleOptions& options, SampleBuffer* buffer) {
+  if (options.repeat_penalty != 1) {
+    const size_t back = options.repeat_last_n < 0 ? history.size() : std::min(history.size(), static_cast<size_t>(options.repeat_last_n));
+    Penalise(logits, history.last(back), options.repeat_penalty, &buffer->seen);
+  }
+  const bool finite = kernels.all_finite(logits.data(), logits.size());
+  const bool nan = !finite && std::any_of(logits.begin(), logits.end(), [](float l) { return std::isnan(l); });
+  const int best_id = nan ? -1 : ArgMax(kernels, logits);
+  if (best_id < 0 || !std::isfinite(logits[static_cast<size_t>(best_id)]))
     return Error(Code::kInvalidArgument,
                  "The model produced logits that are not finite at position %lld; its weights are damaged or its values overflow",
                  static_cast<long long>(position));
-  if (options.temperature <= 0) return best_id;
+  if (!(options.temperature >= kLowestTemperature)) return best_id;
 
-  // Everything that min-p alone would drop can go before sorting. Without a filter, tokens below e^-40 of the best one
-  // could not be drawn from 2^53 outcomes either.
-  const float inverse = 1.0f / options.temperature;
-  float floor = best - 40.0f * std::max(1.0f, options.temperature);
-  std::vector<Candidate> kept;
-  for (size_t i = 0; i < logits.size(); ++i)
-    if (logits[i] >= floor) kept.push_back({logits[i], static_cast<int>(i)});
-  if (options.top_k > 0 && static_cast<size_t>(options.top_k) < kept.size()) {
-    std::nth_element(kept.begin(), kept.begin() + options.top_k - 1, kept.end(), Before);
-    kept.resize(static_cast<size_t>(options.top_k));
-  }
+  const float best = logits[static_cast<size_t>(best_id)], inverse = 1.0f / options.temperature;
+  const auto mass = [&](const Candidate& c, double factor) { return std::exp(static_cast<double>(c.logit - best) * factor); };
+  Ranking ranking(logits, best, &buffer->candidates);
+  // Every filter keeps a prefix of the ranking; `limit` is its length so far.
+  size_t limit = options.top_k > 0 ? std::min(logits.size(), static_cast<size_t>(options.top_k)) : logits.size();
+  const bool all = limit == logits.size() && !(options.top_p < 1) && !(options.min_p > 0);
+  if (limit < logits.size() && !ranking.Reach(limit - 1)) limit = logits.size();
   if (options.top_p < 1) {
-    std::sort(kept.begin(), kept.end(), Before);
     double total = 0;
-    for (const Candidate& c : kept) total += std::exp(static_cast<double>(c.logit - best));
-    double mass = 0;
+    if (limit < logits.size())
+      for (size_t i = 0; i < limit; ++i) total += mass(ranking[i], 1);
+    else
+      total = TotalMass(kernels, logits, best, 1, &buffer->masses);
+    double sum = 0;
     size_t count = 0;
-    while (count < kept.size()) {
-      mass += std::exp(static_cast<double>(kept[count++].logit - best));
-      if (mass >= options.top_p * total) break;
+    while (count < limit && ranking.Reach(count)) {
+      sum += mass(ranking[count++], 1);
+      if (sum >= options.top_p * total) break;
     }
-    kept.resize(count);
+    limit = count;
   }
   if (options.min_p > 0) {
-    floor = best + std::log(options.min_p);
-    kept.erase(std::remove_if(kept.begin(), kept.end(), [&](const Candidate& c) { return c.logit < floor; }), kept.end());
+    const float floor = best + std::log(options.min_p);
+    size_t count = 0;
+    while (count < limit && ranking.Reach(count) && !(ranking[count].logit < floor)) ++count;
+    limit = count;
   }
-  std::sort(kept.begin(), kept.end(), Before);
-  std::vector<double> mass(kept.size());
+
   double total = 0;
-  for (size_t i = 0; i < kept.size(); ++i) mass[i] = total += std::exp(static_cast<double>(kept[i].logit - best) * inverse);
+  if (all)
+    total = TotalMass(kernels, logits, best, inverse, &buffer->masses);
+  else
+    for (size_t i = 0; i < limit && ranking.Reach(i); ++i) total += mass(ranking[i], inverse);
   const double draw = UniformDraw(options.seed, position) * total;
-  for (size_t i = 0; i < kept.size(); ++i)
-    if (draw < mass[i]) return kept[i].id;
-  return kept.back().id;
+  double sum = 0;
+  int last = best_id;
+  for (size_t i = 0; i < limit && ranking.Reach(i); ++i) {
+    const double m = mass(ranking[i], inverse);
+    if (m > 0) last = ranking[i].id;  // the total is rounded: a draw just below it may pass every token
+    sum += m;
+    if (draw < sum) break;
+  }
+  return last;
 }
 
 }  // namespace lowbit

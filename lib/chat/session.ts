@@ -3,8 +3,16 @@
  * reuses what it holds of it, so that a turn costs its new tokens only.
  */
 import { LowbitError, invalidArgument } from '../errors';
-import { Context, type GenerateOptions, Generation, type GenerationResult, type GenerationStream, generateSpec } from '../generate';
-import { callback, checkOptions, integer, string, type Rule } from '../options';
+import {
+  Context,
+  type GenerateOptions,
+  Generation,
+  type GenerationResult,
+  type GenerationStream,
+  generateSpec,
+  sequenceRule,
+} from '../generate';
+import { callback, checkOptions, string, type Rule } from '../options';
 
 export interface ChatMessage {
   readonly role: 'system' | 'user' | 'assistant';
@@ -16,8 +24,11 @@ export interface ChatSessionOptions {
   readonly systemPrompt?: string;
   /** Earlier messages, user and assistant in turn. A system message may come first unless systemPrompt is given. Default []. */
   readonly history?: readonly ChatMessage[];
-  /** The context's sequence that belongs to this conversation, from 0. Default 0. */
-  readonly sequence?: number;
+  /**
+   * The context's sequence that belongs to this conversation, from 0; or 'any', for more conversations than sequences: each turn takes a
+   * free sequence, the one that still holds this conversation if there is one, or waits for one. Default 0.
+   */
+  readonly sequence?: number | 'any';
 }
 
 /** Sampling and limits of one answer. */
@@ -34,7 +45,7 @@ export interface ChatPromptOptions extends ChatStreamOptions {
  * console.log(await chat.prompt('Why is the sky blue?', { maxTokens: 100 }));
  */
 export class ChatSession {
-  private readonly sequence: number;
+  private readonly sequence: number | 'any';
   private readonly initial: readonly ChatMessage[];
   private messages: readonly ChatMessage[];
   private last: GenerationResult | undefined;
@@ -48,7 +59,7 @@ export class ChatSession {
     const checked = checkOptions('ChatSession', options, {
       systemPrompt: string,
       history: messageList,
-      sequence: integer(0, context.sequences - 1),
+      sequence: sequenceRule(context.sequences),
     });
     if (!context.tokenizer.hasChatTemplate) {
       throw new LowbitError(

@@ -3,9 +3,9 @@
  * stream.ts; checks everything that can be checked before the engine works.
  */
 import { LowbitError, invalidArgument } from '../errors';
-import { checkOptions, integer, nested, oneOf, tokenIds } from '../options';
+import { checkOptions, integer, maxInt32, nested, oneOf, tokenIds } from '../options';
 import type { Tokenizer } from '../tokenizer';
-import { type GenerateOptions, type GenerateTokensOptions, generateSpec, generateTokensSpec, sampleSpec } from './options';
+import { type GenerateOptions, type GenerateTokensOptions, generateSpec, generateTokensSpec, lookupOf, sampleSpec } from './options';
 import { type RunnerOwner, StepRunner } from './runner';
 import { Generation, type GenerationStream, type TokenRun, streamText, streamTokens } from './stream';
 
@@ -104,6 +104,10 @@ export class Context {
   /**
    * Continues `prompt` and yields text as it comes. Greedy unless a temperature is given.
    *
+   * Generations on different sequences of the context run together: one pass over the weights serves up to eight of them, so
+   * several at once are faster than one after the other. What a generation yields does not depend on the others. The engine works a
+   * few tokens ahead of the consumer.
+   *
    * Ends with finishReason 'eos' at the model's end-of-text token, 'stop' before a stop string, and 'length' after
    * maxTokens tokens or when the context is full. The result is in the stream's `result`, and the iterator's return value.
    *
@@ -132,11 +136,11 @@ export class Context {
 
   /** Empties a sequence. @throws {LowbitError} INVALID_ARGUMENT while it generates, DISPOSED */
   async reset(sequence = 0): Promise<void> {
-    const release = this.runner.claim(this.checkSequence(sequence));
+    const claimed = await this.runner.claim(this.checkSequence(sequence));
     try {
-      await this.runner.truncate(sequence, 0);
+      await this.runner.truncate(claimed, 0);
     } finally {
-      release();
+      this.runner.release(claimed);
     }
   }
 
@@ -157,8 +161,9 @@ export class Context {
       sequence: options.sequence ?? 0,
       prompt: tokens,
       sample: sampleSpec(options),
-      maxTokens: options.maxTokens ?? Infinity,
-      eos: new Set(eos),
+      maxTokens: options.maxTokens ?? maxInt32,
+      promptLookup: lookupOf(options.promptLookup),
+      eos,
       signal: options.signal,
     };
   }

@@ -1,6 +1,6 @@
 /**
- * One native context under TypeScript: runs its steps one after the other, knows what every sequence holds, and is
- * disposed exactly once. Context, evaluation and everything else that steps a model goes through it.
+ * One native context under TypeScript: runs its steps one after the other and its generations together, knows what every
+ * sequence holds, and is disposed exactly once. Context, evaluation and everything else that runs a model goes through it.
  *
  * It does not sample, decode or know options; those are its callers'.
  */
@@ -12,11 +12,15 @@ import {
   toLowbitError,
   type ContextHandle,
   type ContextSpec,
+  type GenerationEnd,
+  type GenerationSpec,
   type ModelHandle,
   type StepResult,
   type StepSpec,
 } from '../native';
-import { batches, reusablePrefix } from './prefix';
+import { TokenFeed } from './feed';
+import { commonPrefix, reusablePrefix } from './prefix';
+import { Sequences } from './sequences';
 
 /** What a runner needs of its model. lib/model implements it. */
 export interface RunnerOwner {
@@ -30,9 +34,60 @@ export interface RunnerOwner {
 /** Tokens per native step while a prompt is read: large enough for full matrix throughput, small enough to abort soon. */
 export const prefillBatch = 512;
 
+const contextDisposed = (): LowbitError =>
+  new LowbitError('DISPOSED', 'The context was disposed; create a new one with model.createContext()');
+
+/** A generation and what its sequence holds meanwhile: the prompt and every token that was read but the newest one. */
+export class RunningGeneration {
+  /** Tokens at the start of the prompt that the sequence already held. */
+  readonly reused: number;
+  private started = false;
+  private newest: number | undefined;
+
+  constructor(
+    private readonly feed: TokenFeed,
+    private readonly held: number[],
+    private readonly prompt: Int32Array,
+    private readonly onEnd: () => void,
+  ) {
+    this.reused = held.length;
+  }
+
+  /**
+   * The next token, or how the text ended.
+   *
+   * @throws {LowbitError} CANCELLED, DISPOSED, or what the engine failed with
+   */
+  async next(signal: AbortSignal | undefined): Promise<number | 'eos' | 'length'> {
+    const token = await this.feed.next(signal);
+    if (!this.started) this.holdPrompt(this.prompt.length);
+    this.started = true;
+    if (this.newest !== undefined && token !== 'length') this.held.push(this.newest);
+    this.newest = typeof token === 'number' ? token : undefined;
+    return token;
+  }
+
+  /** Stops the work and cuts the sequence to what was read. Idempotent. */
+  async end(): Promise<GenerationEnd> {
+    try {
+      const end = await this.feed.end();
+      this.holdPrompt(Math.min(end.length, this.prompt.length));
+      this.held.length = Math.min(this.held.length, end.length);
+      return end;
+    } finally {
+      this.onEnd();
+    }
+  }
+
+  private holdPrompt(length: number): void {
+    for (let i = this.held.length; i < length; i++) this.held.push(this.prompt[i] as number);
+  }
+}
+
 export class StepRunner {
   private readonly held: number[][];
-  private readonly claimed: boolean[];
+  private readonly sequences: Sequences;
+  private readonly feeds = new Set<TokenFeed>();
   private queue: Promise<unknown> = Promise.resolve();
   private disposal: Promise<void> | undefined;
 
@@ -42,7 +97,7 @@ export class StepRunner {
     readonly spec: ContextSpec,
   ) {
     this.held = Array.from({ length: spec.sequences }, () => []);
-    this.claimed = Array.from({ length: spec.sequences }, () => false);
+    this.sequences = new Sequences(spec.sequences);
   }
 
   /** @throws {LowbitError} DISPOSED, OUT_OF_MEMORY when the key/value store does not fit */
@@ -67,7 +122,7 @@ export class StepRunner {
 
   assertUsable(): void {
     this.owner.assertUsable();
-    if (this.disposed) throw new LowbitError('DISPOSED', 'The context was disposed; create a new one with model.createContext()');
+    if (this.disposed) throw contextDisposed();
   }
 
   /** Tokens that the sequence's key/value store holds now. */
@@ -76,24 +131,25 @@ export class StepRunner {
   }
 
   /**
-   * Reserves a sequence for one generation; two that append to the same sequence would mix their texts.
+   * Reserves a sequence for one generation; two that append to the same sequence would mix their texts. 'any': the free one that
+   * holds most of the beginning of `prompt`, and among equals the one used least recently; waits for one if there is none, first
+   * come first served.
    *
-   * @returns the function that releases it
-   * @throws {LowbitError} INVALID_ARGUMENT when it is reserved already
+   * @returns the sequence, to be given back with release()
+   * @throws {LowbitError} INVALID_ARGUMENT when it is reserved already; CANCELLED, DISPOSED
    */
-  claim(sequence: number): () => void {
+  async claim(sequence: number | 'any', prompt: Int32Array = new Int32Array(0), signal?: AbortSignal): Promise<number> {
     this.assertUsable();
-    if (this.claimed[sequence]) {
-      throw new LowbitError(
-        'INVALID_ARGUMENT',
-        `Sequence ${sequence} is still generating: finish or return() its iterator first, or create the context with more sequences`,
-        { sequence },
-      );
+    if (sequence !== 'any') {
+      this.sequences.claim(sequence);
+      return sequence;
     }
-    this.claimed[sequence] = true;
-    return () => {
-      this.claimed[sequence] = false;
-    };
+    const shared = (one: number): number => commonPrefix(this.sequenceAt(one), prompt);
+    return this.sequences.claimAny((free) => free.reduce((best, one) => (shared(one) > shared(best) ? one : best)), signal);
+  }
+
+  release(sequence: number): void {
+    this.sequences.release(sequence);
   }
 
   /** Drops the sequence's tokens from `length` on. */
@@ -126,29 +182,28 @@ export class StepRunner {
   }
 
   /**
-   * Makes the sequence hold all of `prompt`, reusing the prefix it already holds, and returns the result of the last
-   * step, which samples the first new token if `sample` is given. An abort keeps the batches that were done, so that a
-   * second attempt goes on from there.
-   *
-   * @returns the step's result and how many tokens were reused
+   * Makes the sequence hold all of `prompt`, reusing the prefix it already holds, and generates behind it, together with the
+   * context's other generations. The caller has claimed the sequence, and calls end() when it wants no more. An abort while the
+   * prompt is read keeps the batches that were done, so that a second attempt goes on from there.
    */
-  async prefill(
+  generate(
     sequence: number,
     prompt: Int32Array,
-    sample: StepSpec['sample'],
-    signal?: AbortSignal,
-  ): Promise<{ readonly token: number; readonly reused: number }> {
-    const reused = reusablePrefix(this.sequenceAt(sequence), prompt);
-    await this.truncate(sequence, reused);
-    let token = -1;
-    for (const [begin, end] of batches(reused, prompt.length, prefillBatch)) {
-      const last = end === prompt.length && sample !== undefined;
-      ({ token } = await this.step({ sequence, tokens: prompt.subarray(begin, end), ...(last ? { sample } : {}) }, signal));
-    }
-    return { token, reused };
+    spec: Omit<GenerationSpec, 'sequence' | 'keep' | 'prompt'>,
+    signal: AbortSignal | undefined,
+  ): Promise<RunningGeneration> {
+    return this.inTurn((handle) => {
+      throwIfAborted(signal);
+      const held = this.sequenceAt(sequence);
+      const reused = reusablePrefix(held, prompt);
+      const feed = new TokenFeed(handle, { ...spec, sequence, keep: reused, prompt: prompt.subarray(reused) });
+      held.length = reused;
+      this.feeds.add(feed);
+      return new RunningGeneration(feed, held, prompt, () => this.feeds.delete(feed));
+    });
   }
 
-  /** Waits for the running step, then frees. Idempotent. */
+  /** Waits for the running step, then frees; generations and those who wait for a sequence get DISPOSED. Idempotent. */
   dispose(): Promise<void> {
     this.disposal ??= this.free();
     return this.disposal;
@@ -156,6 +211,9 @@ export class StepRunner {
 
   private async free(): Promise<void> {
     try {
+      this.sequences.fail(contextDisposed());
+      for (const feed of this.feeds) feed.fail(contextDisposed());
+      await Promise.allSettled([...this.feeds].map((feed) => feed.end()));
       const handle = await this.created.catch(() => undefined); // a creation that failed left nothing to free
       await this.queue.catch(() => undefined); // its failure was reported to the caller of the step
       if (handle !== undefined) await runJob({}, () => native().disposeContext(handle));

@@ -1,8 +1,8 @@
 /**
- * The loops of generation: one native step per token, tokens to text, stop strings. Options are checked before
- * (context.ts); what a step does is the engine's.
+ * The loops of generation: tokens that come from the engine, tokens to text, stop strings. Options are checked before
+ * (context.ts); the engine runs by itself (runner.ts).
  */
-import type { SampleSpec } from '../native';
+import type { GenerationEnd, GenerationSpec, SampleSpec } from '../native';
 import type { Tokenizer } from '../tokenizer';
 import type { StepRunner } from './runner';
 import { StopFilter } from './stop';
@@ -14,13 +14,17 @@ export interface GenerationTiming {
   readonly promptTokens: number;
   /** Tokens at the start of the prompt that the sequence already held. */
   readonly reusedTokens: number;
-  /** Time in the engine, without the time the consumer of the iterator took. */
+  /** From the first step that read a part of the prompt to the first token. */
   readonly prefillSeconds: number;
+  /** From then on, without the time the engine waited for the consumer of the iterator. It may be some tokens ahead of it. */
   readonly decodeSeconds: number;
   /** Over promptTokens - reusedTokens; 0 when nothing was measured. */
   readonly prefillTokensPerSecond: number;
-  /** Over the steps after the prefill, which yields the first token; 0 when there were none. */
+  /** Over the tokens after the first one, those included that the consumer did not read; 0 when there were none. */
   readonly decodeTokensPerSecond: number;
+  /** Tokens that prompt lookup guessed, and how many of them were right; 0 without. */
+  readonly guessedTokens: number;
+  readonly acceptedTokens: number;
 }
 
 export interface GenerationResult {
@@ -40,16 +44,17 @@ export interface GenerationStream<T> extends AsyncGenerator<T, GenerationResult,
 
 export interface TokenRun {
   readonly runner: StepRunner;
-  readonly sequence: number;
+  readonly sequence: number | 'any';
   readonly prompt: Int32Array;
   readonly sample: SampleSpec;
   readonly maxTokens: number;
+  readonly promptLookup: GenerationSpec['promptLookup'];
   /** Tokens that end the text. */
-  readonly eos: ReadonlySet<number>;
+  readonly eos: readonly number[];
   readonly signal: AbortSignal | undefined;
 }
 
-/** Ends a token run from outside with its result: what a stop string does. */
+/** A token run and its result, which is there once the tokens are at their end or were returned. */
 interface TokenSource {
   readonly tokens: AsyncGenerator<number, FinishReason, void>;
   result(finishReason: FinishReason): GenerationResult;
@@ -75,7 +80,10 @@ export async function* streamText(
       const next = await source.tokens.next();
       const text = filter.push(next.done ? decoder.flush() : decoder.push(next.value)) + (next.done ? filter.flush() : '');
       if (text !== '') yield text;
-      if (filter.stopped) return source.result('stop');
+      if (filter.stopped) {
+        await source.tokens.return('stop');
+        return source.result('stop');
+      }
       if (next.done) return source.result(next.value);
     }
   } finally {
@@ -84,30 +92,29 @@ export async function* streamText(
 }
 
 function tokenSource(run: TokenRun): TokenSource {
-  const { runner, sequence, prompt, sample, signal } = run;
+  const { runner, prompt, sample, maxTokens, promptLookup, signal } = run;
   const generated: number[] = [];
-  const clock: Clock = { prefill: 0, decode: 0, reused: 0, steps: 0 };
+  let reused = 0;
+  let end: GenerationEnd | undefined;
 
   async function* loop(): AsyncGenerator<number, FinishReason, void> {
-    const release = runner.claim(sequence);
+    const sequence = await runner.claim(run.sequence, prompt, signal);
     try {
-      let start = performance.now();
-      const first = await runner.prefill(sequence, prompt, sample, signal);
-      clock.prefill = performance.now() - start;
-      clock.reused = first.reused;
-      let { token } = first;
-      for (;;) {
-        if (run.eos.has(token)) return 'eos';
-        generated.push(token);
-        yield token;
-        if (generated.length === run.maxTokens || runner.tokens(sequence).length === runner.spec.contextSize) return 'length';
-        start = performance.now();
-        ({ token } = await runner.step({ sequence, tokens: Int32Array.of(token), sample }, signal));
-        clock.decode += performance.now() - start;
-        clock.steps++;
+      const spec = { sample, maxTokens, stopTokens: Int32Array.from(run.eos), ...(promptLookup ? { promptLookup } : {}) };
+      const running = await runner.generate(sequence, prompt, spec, signal);
+      reused = running.reused;
+      try {
+        for (;;) {
+          const token = await running.next(signal);
+          if (typeof token !== 'number') return token;
+          generated.push(token);
+          yield token;
+        }
+      } finally {
+        end = await running.end();
       }
     } finally {
-      release();
+      runner.release(sequence);
     }
   }
 
@@ -117,28 +124,23 @@ function tokenSource(run: TokenRun): TokenSource {
       finishReason,
       tokens: Int32Array.from(generated),
       seed: Number(sample.seed),
-      timing: timing(prompt.length, clock),
+      timing: timing(prompt.length, reused, end),
     }),
   };
 }
 
-/** Milliseconds inside the engine, reused prompt tokens, steps after the prefill. */
-interface Clock {
-  prefill: number;
-  decode: number;
-  reused: number;
-  steps: number;
-}
-
-function timing(promptTokens: number, clock: Clock): GenerationTiming {
-  const rate = (tokens: number, milliseconds: number): number => (milliseconds > 0 ? (tokens * 1000) / milliseconds : 0);
+function timing(promptTokens: number, reusedTokens: number, end: GenerationEnd | undefined): GenerationTiming {
+  const rate = (tokens: number, seconds: number): number => (seconds > 0 ? tokens / seconds : 0);
+  const { promptSeconds = 0, decodeSeconds = 0, decoded = 0, guessed = 0, accepted = 0 } = end ?? {};
   return {
     promptTokens,
-    reusedTokens: clock.reused,
-    prefillSeconds: clock.prefill / 1000,
-    decodeSeconds: clock.decode / 1000,
-    prefillTokensPerSecond: rate(promptTokens - clock.reused, clock.prefill),
-    decodeTokensPerSecond: rate(clock.steps, clock.decode),
+    reusedTokens,
+    prefillSeconds: promptSeconds,
+    decodeSeconds,
+    prefillTokensPerSecond: rate(promptTokens - reusedTokens, promptSeconds),
+    decodeTokensPerSecond: rate(decoded, decodeSeconds),
+    guessedTokens: guessed,
+    acceptedTokens: accepted,
   };
 }
 
