@@ -44,6 +44,8 @@ Napi::Value ModelInfo(const Napi::CallbackInfo& info) {
   out.Set("parameters", static_cast<double>(model.parameters()));
   out.Set("isa", model.kernels().name);
   out.Set("threads", model.pool().threads());
+  out.Set("packedCache", CacheStateName(model.packed_cache().state));
+  out.Set("packedCacheNote", model.packed_cache().note);
   return out;
 }
 

@@ -128,6 +128,7 @@ void ReadWeight(Fields& f, ModelSpec* spec) {
   shape.bias = static_cast<int>(f.IntOr("bias", 0, kMaxInt, -1));
   WeightSource source;
   source.rope_heads = static_cast<int>(f.IntOr("ropeHeads", 1, 1 << 20, 0));
+  source.round_bits = static_cast<int>(f.IntOr("roundBits", 4, 8, 0));
   Fields s = f.Object("source");
   const std::string kind = s.String("kind");
   if (kind == "tensor") {
@@ -222,6 +223,7 @@ Status ReadModelSpec(Napi::Value value, ModelSpec* spec) {
   if (precision != "exact" && precision != "fast") f.Fail("precision", "\"exact\" or \"fast\"");
   spec->fast = precision == "fast";
   spec->threads = static_cast<int>(f.Int("threads", 0, 256));
+  if (f.Has("packedCache")) spec->packed_cache = f.String("packedCache");
   return status;
 }
 

@@ -31,6 +31,8 @@ export interface ModelSpec {
   readonly precision: 'exact' | 'fast';
   /** Threads including the engine's own; 0 = usable physical cores. */
   readonly threads: number;
+  /** Path of the packed-weight cache to read, or to write when it does not fit. Absent: none. */
+  readonly packedCache?: string;
 }
 
 export interface ModelInfo {
@@ -39,7 +41,16 @@ export interface ModelInfo {
   readonly parameters: number;
   readonly isa: string;
   readonly threads: number;
+  readonly packedCache: PackedCacheState;
+  /** Why, for 'stale' and 'failed'; else empty. */
+  readonly packedCacheNote: string;
 }
+
+/**
+ * 'hit': the weights came from the cache. 'written': there was none, now there is. 'stale': there was one that did not fit or was
+ * damaged, and it was replaced. 'failed': it could not be written. 'off': not asked for.
+ */
+export type PackedCacheState = 'off' | 'hit' | 'written' | 'stale' | 'failed';
 
 export interface ContextSpec {
   readonly contextSize: number; // tokens per sequence, >= 1

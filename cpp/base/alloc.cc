@@ -75,9 +75,31 @@ void Block::Release() {
 #else
   munmap(data_, reserved_);
 #endif
-  g_in_use[static_cast<int>(class_)].fetch_sub(reserved_, std::memory_order_relaxed);
+  g_in_use[static_cast<int>(class_)].fetch_sub(reserved_ - discarded_, std::memory_order_relaxed);
   data_ = nullptr;
-  size_ = reserved_ = 0;
+  size_ = reserved_ = discarded_ = 0;
+}
+
+void Block::Discard(const uint8_t* begin, size_t size) {
+  if (data_ == nullptr || begin < data_ || size > size_ || static_cast<size_t>(begin - data_) > size_ - size) return;
+#if defined(_WIN32)
+  const uintptr_t page = 4096;
+#else
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+#endif
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + page - 1) / page * page;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(begin) + size) / page * page;
+  if (last <= first) return;
+#if defined(_WIN32)
+  const bool given = VirtualFree(reinterpret_cast<void*>(first), last - first, MEM_DECOMMIT) != 0;
+#elif defined(__APPLE__)
+  const bool given = madvise(reinterpret_cast<void*>(first), last - first, MADV_FREE) == 0;
+#else  // not munmap: another mapping could move into the hole, and Release would take it along
+  const bool given = madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED) == 0;
+#endif
+  if (!given) return;
+  discarded_ += last - first;
+  g_in_use[static_cast<int>(class_)].fetch_sub(last - first, std::memory_order_relaxed);
 }
 
 Block::Block(Block&& other) noexcept { *this = std::move(other); }
@@ -88,6 +110,7 @@ Block& Block::operator=(Block&& other) noexcept {
     data_ = std::exchange(other.data_, nullptr);
     size_ = std::exchange(other.size_, 0);
     reserved_ = std::exchange(other.reserved_, 0);
+    discarded_ = std::exchange(other.discarded_, 0);
     class_ = other.class_;
   }
   return *this;

@@ -29,6 +29,9 @@ class Block {
   // OUT_OF_MEMORY if the system refuses; `what` (a tensor or buffer name) appears in the message. size 0 gives an empty block.
   static Result<Block> Allocate(size_t size, MemoryClass memory_class, const char* what);
 
+  // Gives the whole pages inside [begin, begin + size) of this block back to the system; their bytes are lost and must not be used again.
+  void Discard(const uint8_t* begin, size_t size);
+
   uint8_t* data() const { return data_; }
   template <typename T>
   T* as() const {
@@ -39,8 +42,9 @@ class Block {
  private:
   void Release();
   uint8_t* data_ = nullptr;
-  size_t size_ = 0;      // as asked for
-  size_t reserved_ = 0;  // what the system gave, to give back
+  size_t size_ = 0;       // as asked for
+  size_t reserved_ = 0;   // what the system gave, to give back
+  size_t discarded_ = 0;  // of it, given back before the end
   MemoryClass class_ = MemoryClass::kScratch;
 };
 

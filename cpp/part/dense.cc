@@ -1,17 +1,15 @@
 // part/dense: F32, F16 and BF16 matrices -> dense panels (packed.h). Values are moved, never converted.
 #include <cstring>
 
+#include "part/lanes.h"
 #include "part/layout.h"
 #include "part/pack_common.h"
-#include "part/part.h"
+#include "part/packer.h"
 
 namespace lowbit {
 namespace {
 
-// Columns transposed at a time: 16 rows x 16 columns of 4 bytes are 16 source and 16 destination lines, well inside L1.
-constexpr size_t kTile = 16;
-
-// True when no element has an all-ones exponent. `exponents` selects the exponent bits of every element in a Word.
+// Whether no element of `count` has an all-ones exponent. `exponents` selects the exponent bits of every element in a Word.
 template <typename Word>
 bool AllFinite(const uint8_t* row, size_t count, Word exponents) {
   Word bad = 0;
@@ -23,73 +21,136 @@ bool AllFinite(const uint8_t* row, size_t count, Word exponents) {
   return bad == 0;
 }
 
-// rows[r][c] -> out[c][r] for whole elements of a line; a null row is padding and stays zero.
-template <typename Word>
-void Transpose(const uint8_t* const rows[kPanelRows], size_t count, uint8_t* out) {
-  for (size_t begin = 0; begin < count; begin += kTile) {
-    const size_t columns = count - begin < kTile ? count - begin : kTile;
-    for (size_t r = 0; r < kPanelRows; ++r) {
-      if (rows[r] == nullptr) continue;
-      for (size_t c = begin; c < begin + columns; ++c) {
-        std::memcpy(out + (c * kPanelRows + r) * sizeof(Word), rows[r] + c * sizeof(Word), sizeof(Word));
-      }
-    }
+// `words` 32-bit words of every row -> one line of 16 lanes per word.
+void TransposeWords(const uint8_t* const rows[kPanelRows], size_t words, uint8_t* out) {
+  constexpr size_t kTile = 16;  // 16 rows x 64 bytes: 16 source and 16 destination lines, well inside L1
+  size_t w = 0;
+  for (; w + kTile <= words; w += kTile) {
+    Lanes tile[kTile];
+    Gather<kTile>(rows, w * 4, tile);
+    std::memcpy(out + w * sizeof(Lanes), tile, sizeof(tile));
+  }
+  for (; w < words; ++w) {
+    Lanes lanes[1];
+    Gather<1>(rows, w * 4, lanes);
+    StoreLine(lanes[0], out + w * sizeof(Lanes));
   }
 }
 
+// As TransposeWords for 16-bit elements: a word is two columns, whose half lines of 16 elements follow one another.
+void TransposeHalves(const uint8_t* const rows[kPanelRows], size_t words, uint8_t* out) {
+  constexpr size_t kTile = 8;
+  const auto split = [](const Lanes& pair, uint8_t* line) {
+    uint32_t halves[kPanelRows];  // 8 words of the first column, 8 of the second, two rows each
+    for (int i = 0; i < kPanelRows / 2; ++i) {
+      halves[i] = (pair[2 * i] & 0xffffu) | pair[2 * i + 1] << 16;
+      halves[i + kPanelRows / 2] = pair[2 * i] >> 16 | (pair[2 * i + 1] & 0xffff0000u);
+    }
+    std::memcpy(line, halves, sizeof(halves));
+  };
+  size_t w = 0;
+  for (; w + kTile <= words; w += kTile) {
+    Lanes tile[kTile];
+    Gather<kTile>(rows, w * 4, tile);
+    for (size_t i = 0; i < kTile; ++i) split(tile[i], out + (w + i) * sizeof(Lanes));
+  }
+  for (; w < words; ++w) {
+    Lanes lanes[1];
+    Gather<1>(rows, w * 4, lanes);
+    split(lanes[0], out + w * sizeof(Lanes));
+  }
+}
+
+class DenseRows final : public Packer {
+ public:
+  DenseRows(const char* name, DType dtype, PackedKind kind, const uint8_t* rows, int n, int k, const RowMap& map)
+      : Packer(name),
+        dtype_(dtype),
+        rows_(rows),
+        row_bytes_(static_cast<size_t>(k) * static_cast<size_t>(Info(dtype).block_bytes)),
+        map_(map) {
+    part_.kind = PartKind::kDense;
+    part_.view.kind = kind;
+    part_.view.n = n;
+    part_.view.k = k;
+    part_.view.panel_bytes = PackedPanelBytes(part_.view);
+    part_.stored_bytes = static_cast<size_t>(n) * row_bytes_;
+  }
+
+  Status Pack(int panel0, int panel1, uint8_t* panels) const override {
+    const size_t k = static_cast<size_t>(part_.view.k);
+    // Padding rows read zeros, but only as many as there are columns in a panel of ordinary width; wider ones are cut to pieces.
+    static constexpr size_t kPiece = 4096;  // bytes of a row; a whole number of words of every element type
+    static constexpr uint8_t kZeros[kPiece] = {};
+    for (int p = panel0; p < panel1; ++p, panels += part_.view.panel_bytes) {
+      int rows[kPanelRows];
+      for (int r = 0; r < kPanelRows; ++r) {
+        rows[r] = SourceRow(map_, part_.view.n, p * kPanelRows + r);
+        if (rows[r] >= 0 && !Finite(Row(rows[r]), k)) {
+          return Error(Code::kCorruptFile,
+                       "Tensor %s holds a value that is not finite in row %d; download the file again or use another checkpoint", name(),
+                       rows[r]);
+        }
+      }
+      const size_t words = row_bytes_ / 4;  // whole ones: an odd last column of 16 bits is left
+      for (size_t w = 0; w < words; w += kPiece / 4) {
+        const size_t count = words - w < kPiece / 4 ? words - w : kPiece / 4;
+        const uint8_t* from[kPanelRows];
+        for (int r = 0; r < kPanelRows; ++r) from[r] = rows[r] < 0 ? kZeros : Row(rows[r]) + w * 4;
+        uint8_t* to = panels + w * sizeof(Lanes);
+        if (dtype_ == DType::kF16)
+          TransposeHalves(from, count, to);
+        else
+          TransposeWords(from, count, to);  // of BF16, pairs of columns stay together
+      }
+      for (size_t r = 0; r < kPanelRows && row_bytes_ % 4 != 0; ++r) {
+        const size_t lane = dtype_ == DType::kF16 ? 2 * r : 4 * r;
+        if (rows[r] >= 0) std::memcpy(panels + words * sizeof(Lanes) + lane, Row(rows[r]) + words * 4, 2);
+      }
+    }
+    return Status::Ok();
+  }
+
+ private:
+  const uint8_t* Row(int row) const { return rows_ + static_cast<size_t>(row) * row_bytes_; }
+
+  bool Finite(const uint8_t* row, size_t k) const {
+    return dtype_ == DType::kF32   ? AllFinite<uint32_t>(row, k, 0x7f800000u)
+           : dtype_ == DType::kF16 ? AllFinite<uint16_t>(row, k, 0x7c00)
+                                   : AllFinite<uint16_t>(row, k, 0x7f80);
+  }
+
+  const DType dtype_;
+  const uint8_t* rows_;
+  const size_t row_bytes_;
+  const RowMap map_;
+};
+
 }  // namespace
 
-Result<Part> PackDense(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map) {
+Result<std::unique_ptr<Packer>> DensePacker(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map) {
   LOWBIT_RETURN_IF_ERROR(CheckPackShape(name, n, k));
   LOWBIT_RETURN_IF_ERROR(CheckRowMap(name, map, n));
-  Part part;
-  part.kind = PartKind::kDense;
-  part.view.n = n;
-  part.view.k = k;
+  PackedKind kind;
   switch (dtype) {
     case DType::kF32:
-      part.view.kind = PackedKind::kDenseF32;
+      kind = PackedKind::kDenseF32;
       break;
     case DType::kF16:
-      part.view.kind = PackedKind::kDenseF16;
+      kind = PackedKind::kDenseF16;
       break;
     case DType::kBF16:
-      part.view.kind = PackedKind::kDenseBf16;
+      kind = PackedKind::kDenseBf16;
       break;
     default:
       return Error(Code::kUnsupported, "Tensor %s has element type %s, which is not a dense weight type; expected F32, F16 or BF16", name,
                    Info(dtype).name);
   }
-  const size_t columns = static_cast<size_t>(k), element = static_cast<size_t>(Info(dtype).block_bytes), row_bytes = columns * element;
-  LOWBIT_RETURN_IF_ERROR(AllocatePanels(name, part));
-  part.stored_bytes = static_cast<size_t>(n) * row_bytes;
+  return std::unique_ptr<Packer>(std::make_unique<DenseRows>(name, dtype, kind, rows, n, k, map));
+}
 
-  for (int panel = 0; panel * kPanelRows < n; ++panel) {
-    const uint8_t* sources[kPanelRows];
-    for (int r = 0; r < kPanelRows; ++r) {
-      const int row = SourceRow(map, n, panel * kPanelRows + r);
-      sources[r] = row < 0 ? nullptr : rows + static_cast<size_t>(row) * row_bytes;
-      if (row < 0) continue;
-      const bool finite = dtype == DType::kF32   ? AllFinite<uint32_t>(sources[r], columns, 0x7f800000u)
-                          : dtype == DType::kF16 ? AllFinite<uint16_t>(sources[r], columns, 0x7c00)
-                                                 : AllFinite<uint16_t>(sources[r], columns, 0x7f80);
-      if (!finite)
-        return Error(Code::kCorruptFile,
-                     "Tensor %s holds a value that is not finite in row %d; download the file again or use another checkpoint", name, row);
-    }
-    uint8_t* out = part.storage.data() + static_cast<size_t>(panel) * part.view.panel_bytes;
-    if (dtype == DType::kF32) {
-      Transpose<uint32_t>(sources, columns, out);
-    } else if (dtype == DType::kF16) {
-      Transpose<uint16_t>(sources, columns, out);
-    } else {
-      Transpose<uint32_t>(sources, columns / 2, out);  // pairs of columns stay together
-      for (size_t r = 0; r < kPanelRows && columns % 2 != 0; ++r) {
-        if (sources[r] != nullptr) std::memcpy(out + (columns / 2 * kPanelRows + r) * 4, sources[r] + (columns - 1) * 2, 2);
-      }
-    }
-  }
-  return part;
+Result<Part> PackDense(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map) {
+  return PackWhole(DensePacker(name, dtype, rows, n, k, map));
 }
 
 }  // namespace lowbit

@@ -1,167 +1,255 @@
-// part/gguf_blocks: GGUF quantised blocks -> affine panels (packed.h), and to plain floats.
+// part/gguf_blocks: GGUF quantised blocks -> affine panels (packed.h).
 // Every block type here is an affine grid: w = scale * (code - 2^(bits-1)) or w = scale * code + minimum per 16 or 32 columns.
 // K-quants (256 columns) store 4 to 8 bit multipliers of one f16 scale; the product is formed here, once, in f32, where it is
 // exact (11 + 8 bits), and so is scale * code (at most 23 bits): packing loses nothing.
-// Block layouts: GGUF v3, docs/formats.md. d and dmin are f16, little endian; "low nibbles" = value & 15.
-#include <cmath>
+// Codes are moved as words of 4 columns, 16 rows at a time, and never one by one: the nibbles of Q4_0 to Q5_1 already lie as plane 4
+// wants them (column i low, column i + 16 high), so that these are a transposition of words; the other planes take a few masks and
+// shifts per word. Block layouts: GGUF v3, docs/formats.md; d and dmin are f16, little endian.
 #include <cstring>
 
 #include "base/half.h"
+#include "part/lanes.h"
 #include "part/layout.h"
 #include "part/pack_common.h"
-#include "part/part.h"
+#include "part/packer.h"
 
 namespace lowbit {
 namespace {
 
-constexpr size_t kMaxBlock = 256;  // columns
-constexpr size_t kMaxGroups = 16;  // scale groups per block
+constexpr size_t kMaxBlockBytes = 256;
+constexpr size_t kLine = 64;
 
-float HalfAt(const uint8_t* bytes) {
-  uint16_t half;
-  std::memcpy(&half, bytes, sizeof(half));
-  return HalfToFloat(half);
+// Where a block of 16 rows goes: the scale record of its first group, its first sub-block, and the bytes from one sub-block of the
+// block to the next (K-quants only; their units hold one sub-block each).
+struct Target {
+  uint8_t* record;
+  uint8_t* lines;
+  size_t unit_bytes;
+};
+
+using Blocks = const uint8_t* const[kPanelRows];
+
+// The 16-bit field of every row at `offset`, stored as 16 lanes of f16.
+void HalfRecord(Blocks blocks, size_t offset, uint8_t* record) {
+  uint16_t halves[kPanelRows];
+  for (size_t r = 0; r < kPanelRows; ++r) halves[r] = HalfWordAt(blocks[r] + offset);
+  std::memcpy(record, halves, sizeof(halves));
 }
 
-uint32_t WordAt(const uint8_t* bytes) {
-  uint32_t word;
-  std::memcpy(&word, bytes, sizeof(word));
-  return word;
+// kWords words of every row, each one line.
+template <size_t kWords>
+void CopyWords(Blocks blocks, size_t offset, uint8_t* lines) {
+  Lanes words[kWords];
+  Gather<kWords>(blocks, offset, words);
+  std::memcpy(lines, words, sizeof(words));
 }
 
-// 16 bytes: low nibbles are columns 0-15, high nibbles columns 16-31.
-void Nibbles(const uint8_t* qs, uint8_t* codes) {
-  for (int j = 0; j < 16; ++j) {
-    codes[j] = qs[j] & 15;
-    codes[j + 16] = qs[j] >> 4;
+// 32 bits of every row, bit c of column c -> the line of plane 1: bit t of byte i is column 4t + i.
+void BitPlane(Blocks blocks, size_t offset, uint8_t* line) {
+  Lanes bits[1], out;
+  Gather<1>(blocks, offset, bits);
+  for (int r = 0; r < kPanelRows; ++r) {
+    uint32_t word = 0;
+    for (int t = 0; t < 8; ++t) {
+      const uint32_t nibble = bits[0][r] >> (4 * t) & 15;
+      word |= (nibble * 0x00204081u & 0x01010101u) << t;  // bit i of the nibble to bit 0 of byte i
+    }
+    out[r] = word;
+  }
+  StoreLine(out, line);
+}
+
+// Plane 4 of one sub-block from 8 words of codes that lie in the low (shift 0) or high (shift 4) nibbles of their bytes.
+void NibblePlane(const Lanes* words, int shift, uint8_t* lines) {
+  for (int j = 0; j < 4; ++j) {
+    Lanes line;
+    for (int r = 0; r < kPanelRows; ++r) {
+      line[r] = (words[j][r] >> shift & 0x0f0f0f0fu) | (words[j + 4][r] >> shift & 0x0f0f0f0fu) << 4;
+    }
+    StoreLine(line, lines + kLine * static_cast<size_t>(j));
   }
 }
 
-// 32 bits, one per column, become bit 4 of the codes.
-void FifthBits(uint32_t high, uint8_t* codes) {
-  for (int j = 0; j < 32; ++j) codes[j] = static_cast<uint8_t>(codes[j] | (high >> j & 1) << 4);
+// Plane 2 of one sub-block from 8 words with the codes at bits [shift, shift + 2) of their bytes.
+void CrumbPlane(const Lanes* words, int shift, uint8_t* lines) {
+  for (int j = 0; j < 2; ++j) {
+    Lanes line;
+    for (int r = 0; r < kPanelRows; ++r) {
+      uint32_t word = 0;
+      for (int t = 0; t < 4; ++t) word |= (words[j + 2 * t][r] >> shift & 0x03030303u) << (2 * t);
+      line[r] = word;
+    }
+    StoreLine(line, lines + kLine * static_cast<size_t>(j));
+  }
+}
+
+// Plane 1 of one sub-block from 8 words with the code at bit `shift` of their bytes.
+void LowBitPlane(const Lanes* words, int shift, uint8_t* line) {
+  Lanes out;
+  for (int r = 0; r < kPanelRows; ++r) {
+    uint32_t word = 0;
+    for (int t = 0; t < 8; ++t) word |= (words[t][r] >> shift & 0x01010101u) << t;
+    out[r] = word;
+  }
+  StoreLine(out, line);
 }
 
 // Q4_0, 18 bytes: d, 16 bytes of nibbles; w = d * (q - 8).
-void DecodeQ4_0(const uint8_t* block, uint8_t* codes, float* scales, float*) {
-  scales[0] = HalfAt(block);
-  Nibbles(block + 2, codes);
+void PackQ4_0(Blocks blocks, const Target& to) {
+  HalfRecord(blocks, 0, to.record);
+  CopyWords<4>(blocks, 2, to.lines);
 }
 
 // Q4_1, 20 bytes: d, m, 16 bytes of nibbles; w = d * q + m.
-void DecodeQ4_1(const uint8_t* block, uint8_t* codes, float* scales, float* minima) {
-  scales[0] = HalfAt(block);
-  minima[0] = HalfAt(block + 2);
-  Nibbles(block + 4, codes);
+void PackQ4_1(Blocks blocks, const Target& to) {
+  HalfRecord(blocks, 0, to.record);
+  HalfRecord(blocks, 2, to.record + 32);
+  CopyWords<4>(blocks, 4, to.lines);
 }
 
 // Q5_0, 22 bytes: d, 32 fifth bits, 16 bytes of nibbles; w = d * (q - 16).
-void DecodeQ5_0(const uint8_t* block, uint8_t* codes, float* scales, float*) {
-  scales[0] = HalfAt(block);
-  Nibbles(block + 6, codes);
-  FifthBits(WordAt(block + 2), codes);
+void PackQ5_0(Blocks blocks, const Target& to) {
+  HalfRecord(blocks, 0, to.record);
+  CopyWords<4>(blocks, 6, to.lines);
+  BitPlane(blocks, 2, to.lines + 4 * kLine);
 }
 
 // Q5_1, 24 bytes: d, m, 32 fifth bits, 16 bytes of nibbles; w = d * q + m.
-void DecodeQ5_1(const uint8_t* block, uint8_t* codes, float* scales, float* minima) {
-  scales[0] = HalfAt(block);
-  minima[0] = HalfAt(block + 2);
-  Nibbles(block + 8, codes);
-  FifthBits(WordAt(block + 4), codes);
+void PackQ5_1(Blocks blocks, const Target& to) {
+  HalfRecord(blocks, 0, to.record);
+  HalfRecord(blocks, 2, to.record + 32);
+  CopyWords<4>(blocks, 8, to.lines);
+  BitPlane(blocks, 4, to.lines + 4 * kLine);
 }
 
 // Q8_0, 34 bytes: d, 32 int8; w = d * q. The code is q + 128.
-void DecodeQ8_0(const uint8_t* block, uint8_t* codes, float* scales, float*) {
-  scales[0] = HalfAt(block);
-  for (int j = 0; j < 32; ++j) codes[j] = block[2 + j] ^ 0x80;
+void PackQ8_0(Blocks blocks, const Target& to) {
+  HalfRecord(blocks, 0, to.record);
+  Lanes words[8];
+  Gather<8>(blocks, 2, words);
+  for (Lanes& word : words) {
+    for (uint32_t& lane : word) lane ^= 0x80808080u;
+  }
+  std::memcpy(to.lines, words, sizeof(words));
 }
 
-// Crumbs of Q2_K and Q3_K: per 128 columns 32 bytes, columns 32s..32s+31 in bits 2s and 2s+1.
-void Crumbs(const uint8_t* qs, uint8_t* codes) {
-  for (int half = 0; half < 2; ++half) {
-    for (int s = 0; s < 4; ++s) {
-      for (int j = 0; j < 32; ++j) codes[half * 128 + s * 32 + j] = qs[half * 32 + j] >> (2 * s) & 3;
-    }
+// The f16 field of every row at `offset`, as f32.
+void HalfLanes(Blocks blocks, size_t offset, float* out) {
+  for (size_t r = 0; r < kPanelRows; ++r) out[r] = HalfToFloat(HalfWordAt(blocks[r] + offset));
+}
+
+// scale and minimum of one group for all rows, as f32 lanes.
+struct GroupLanes {
+  float scales[kPanelRows], minima[kPanelRows];
+};
+
+// Crumbs of Q2_K and Q3_K, 64 bytes from `offset`: per 128 columns 32 bytes, columns 32s..32s+31 in bits 2s and 2s+1.
+void CrumbPlanes(Blocks blocks, size_t offset, const Target& to, size_t plane_offset) {
+  for (size_t half = 0; half < 2; ++half) {
+    Lanes words[8];
+    Gather<8>(blocks, offset + 32 * half, words);
+    for (size_t s = 0; s < 4; ++s) CrumbPlane(words, static_cast<int>(2 * s), to.lines + (4 * half + s) * to.unit_bytes + plane_offset);
   }
 }
 
 // Q2_K, 84 bytes: 16 x (low nibble scale, high nibble minimum), 64 bytes of crumbs, d, dmin; w = d*sc*q - dmin*m per 16.
-void DecodeQ2K(const uint8_t* block, uint8_t* codes, float* scales, float* minima) {
-  const float d = HalfAt(block + 80), dmin = HalfAt(block + 82);
-  for (int g = 0; g < 16; ++g) {
-    scales[g] = d * static_cast<float>(block[g] & 15);
-    minima[g] = -(dmin * static_cast<float>(block[g] >> 4));
+void PackQ2K(Blocks blocks, const Target& to) {
+  float d[kPanelRows], dmin[kPanelRows];
+  HalfLanes(blocks, 80, d);
+  HalfLanes(blocks, 82, dmin);
+  for (size_t g = 0; g < 16; ++g) {
+    GroupLanes lanes;
+    for (size_t r = 0; r < kPanelRows; ++r) {
+      lanes.scales[r] = d[r] * static_cast<float>(blocks[r][g] & 15);
+      lanes.minima[r] = -(dmin[r] * static_cast<float>(blocks[r][g] >> 4));
+    }
+    std::memcpy(to.record + g / 2 * to.unit_bytes + g % 2 * sizeof(lanes), &lanes, sizeof(lanes));
   }
-  Crumbs(block + 16, codes);
+  CrumbPlanes(blocks, 16, to, 0);
 }
 
 // Q3_K, 110 bytes: 32 bytes of third bits (bit i of byte j: column 32i + j), 64 bytes of crumbs, 16 six-bit scales in 12 bytes,
 // d; w = d * (sc - 32) * (q - 4) per 16. Scale g: low nibble g (bytes 0-7: low nibbles 0-7, high nibbles 8-15), two high bits in
 // byte 8 + g%4 at bit 2*(g/4).
-void DecodeQ3K(const uint8_t* block, uint8_t* codes, float* scales, float*) {
-  const float d = HalfAt(block + 108);
-  const uint8_t* packed = block + 96;
-  for (int g = 0; g < 16; ++g) {
-    const int low = packed[g % 8] >> (g / 8 * 4) & 15, high = packed[8 + g % 4] >> (g / 4 * 2) & 3;
-    scales[g] = d * static_cast<float>((low | high << 4) - 32);
-  }
-  Crumbs(block + 32, codes);
-  for (int i = 0; i < 8; ++i) {
-    for (int j = 0; j < 32; ++j) codes[i * 32 + j] = static_cast<uint8_t>(codes[i * 32 + j] | (block[j] >> i & 1) << 2);
-  }
-}
-
-// 8 six-bit scales and 8 six-bit minima in 12 bytes, as Q4_K and Q5_K hold them.
-void ScalesAndMinima(const uint8_t* block, float* scales, float* minima) {
-  const float d = HalfAt(block), dmin = HalfAt(block + 2);
-  const uint8_t* s = block + 4;
-  for (int j = 0; j < 8; ++j) {
-    const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
-    const int minimum = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | (s[j] >> 6) << 4;
-    scales[j] = d * static_cast<float>(scale);
-    minima[j] = -(dmin * static_cast<float>(minimum));
-  }
-}
-
-// Per 64 columns 32 bytes: low nibbles are the first 32 columns, high nibbles the next 32.
-void WideNibbles(const uint8_t* qs, uint8_t* codes) {
-  for (int i = 0; i < 4; ++i) {
-    for (int j = 0; j < 32; ++j) {
-      codes[i * 64 + j] = qs[i * 32 + j] & 15;
-      codes[i * 64 + 32 + j] = qs[i * 32 + j] >> 4;
+void PackQ3K(Blocks blocks, const Target& to) {
+  float d[kPanelRows];
+  HalfLanes(blocks, 108, d);
+  for (size_t g = 0; g < 16; ++g) {
+    float scales[kPanelRows];
+    for (size_t r = 0; r < kPanelRows; ++r) {
+      const uint8_t* packed = blocks[r] + 96;
+      const int low = packed[g % 8] >> (g / 8 * 4) & 15, high = packed[8 + g % 4] >> (g / 4 * 2) & 3;
+      scales[r] = d[r] * static_cast<float>((low | high << 4) - 32);
     }
+    std::memcpy(to.record + g / 2 * to.unit_bytes + g % 2 * sizeof(scales), scales, sizeof(scales));
+  }
+  CrumbPlanes(blocks, 32, to, 0);
+  Lanes third[8];
+  Gather<8>(blocks, 0, third);
+  for (size_t s = 0; s < 8; ++s) LowBitPlane(third, static_cast<int>(s), to.lines + s * to.unit_bytes + 2 * kLine);
+}
+
+// 8 six-bit scales and 8 six-bit minima in 12 bytes behind d and dmin, as Q4_K and Q5_K hold them.
+void ScalesAndMinima(Blocks blocks, const Target& to) {
+  GroupLanes groups[8];
+  for (size_t r = 0; r < kPanelRows; ++r) {
+    const float d = HalfToFloat(HalfWordAt(blocks[r])), dmin = HalfToFloat(HalfWordAt(blocks[r] + 2));
+    const uint8_t* s = blocks[r] + 4;
+    for (size_t j = 0; j < 8; ++j) {
+      const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
+      const int minimum = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | (s[j] >> 6) << 4;
+      groups[j].scales[r] = d * static_cast<float>(scale);
+      groups[j].minima[r] = -(dmin * static_cast<float>(minimum));
+    }
+  }
+  for (size_t j = 0; j < 8; ++j) std::memcpy(to.record + j * to.unit_bytes, &groups[j], sizeof(GroupLanes));
+}
+
+// Per 64 columns 32 bytes from `offset`: low nibbles are the first 32 columns, high nibbles the next 32.
+void WideNibbles(Blocks blocks, size_t offset, const Target& to) {
+  for (size_t i = 0; i < 4; ++i) {
+    Lanes words[8];
+    Gather<8>(blocks, offset + 32 * i, words);
+    NibblePlane(words, 0, to.lines + 2 * i * to.unit_bytes);
+    NibblePlane(words, 4, to.lines + (2 * i + 1) * to.unit_bytes);
   }
 }
 
 // Q4_K, 144 bytes: d, dmin, 12 bytes of scales and minima, 128 bytes of nibbles; w = d*sc*q - dmin*m per 32.
-void DecodeQ4K(const uint8_t* block, uint8_t* codes, float* scales, float* minima) {
-  ScalesAndMinima(block, scales, minima);
-  WideNibbles(block + 16, codes);
+void PackQ4K(Blocks blocks, const Target& to) {
+  ScalesAndMinima(blocks, to);
+  WideNibbles(blocks, 16, to);
 }
 
 // Q5_K, 176 bytes: as Q4_K with 32 bytes of fifth bits (bit i of byte j: column 32i + j) before the nibbles.
-void DecodeQ5K(const uint8_t* block, uint8_t* codes, float* scales, float* minima) {
-  ScalesAndMinima(block, scales, minima);
-  WideNibbles(block + 48, codes);
-  for (int i = 0; i < 8; ++i) {
-    for (int j = 0; j < 32; ++j) codes[i * 32 + j] = static_cast<uint8_t>(codes[i * 32 + j] | (block[16 + j] >> i & 1) << 4);
-  }
+void PackQ5K(Blocks blocks, const Target& to) {
+  ScalesAndMinima(blocks, to);
+  WideNibbles(blocks, 48, to);
+  Lanes fifth[8];
+  Gather<8>(blocks, 16, fifth);
+  for (size_t s = 0; s < 8; ++s) LowBitPlane(fifth, static_cast<int>(s), to.lines + s * to.unit_bytes + 4 * kLine);
 }
 
 // Q6_K, 210 bytes: 128 bytes of low nibbles, 64 bytes of high crumbs, 16 int8 scales, d; w = d * sc * (q - 32) per 16.
 // Per 128 columns: 64 bytes hold the nibbles of columns 0-63 (low) and 64-127 (high), 32 bytes the crumbs as in Q2_K.
-void DecodeQ6K(const uint8_t* block, uint8_t* codes, float* scales, float*) {
-  const float d = HalfAt(block + 208);
-  for (int g = 0; g < 16; ++g) scales[g] = d * static_cast<float>(static_cast<int8_t>(block[192 + g]));
-  Crumbs(block + 128, codes);
-  for (int half = 0; half < 2; ++half) {
-    uint8_t* out = codes + half * 128;
-    for (int j = 0; j < 64; ++j) {
-      const uint8_t low = block[half * 64 + j];
-      out[j] = static_cast<uint8_t>(out[j] << 4 | (low & 15));
-      out[j + 64] = static_cast<uint8_t>(out[j + 64] << 4 | low >> 4);
+void PackQ6K(Blocks blocks, const Target& to) {
+  float d[kPanelRows];
+  HalfLanes(blocks, 208, d);
+  for (size_t g = 0; g < 16; ++g) {
+    float scales[kPanelRows];
+    for (size_t r = 0; r < kPanelRows; ++r) {
+      scales[r] = d[r] * static_cast<float>(static_cast<int8_t>(blocks[r][192 + g]));
     }
+    std::memcpy(to.record + g / 2 * to.unit_bytes + g % 2 * sizeof(scales), scales, sizeof(scales));
   }
+  for (size_t i = 0; i < 4; ++i) {  // 32 bytes of nibbles: columns 128 * (i / 2) + 32 * (i % 2) and those 64 further
+    Lanes words[8];
+    Gather<8>(blocks, 32 * i, words);
+    uint8_t* lines = to.lines + (4 * (i / 2) + i % 2) * to.unit_bytes;
+    NibblePlane(words, 0, lines);
+    NibblePlane(words, 4, lines + 2 * to.unit_bytes);
+  }
+  CrumbPlanes(blocks, 128, to, 4 * kLine);
 }
 
 struct BlockFormat {
@@ -170,16 +258,22 @@ struct BlockFormat {
   int group_size;
   AffineKind affine;
   bool meta_f32;
-  // codes[columns of the block], scales and minima[groups of the block]; minima stay untouched for kSymmetric.
-  void (*decode)(const uint8_t* block, uint8_t* codes, float* scales, float* minima);
+  int halves[2];  // offsets of the f16 fields; twice the same where there is one
+  uint8_t empty;  // the byte whose code is 0
+  void (*pack)(Blocks blocks, const Target& to);
 };
 
 constexpr BlockFormat kFormats[] = {
-    {DType::kQ4_0, 4, 32, AffineKind::kSymmetric, false, DecodeQ4_0}, {DType::kQ4_1, 4, 32, AffineKind::kMinimum, false, DecodeQ4_1},
-    {DType::kQ5_0, 5, 32, AffineKind::kSymmetric, false, DecodeQ5_0}, {DType::kQ5_1, 5, 32, AffineKind::kMinimum, false, DecodeQ5_1},
-    {DType::kQ8_0, 8, 32, AffineKind::kSymmetric, false, DecodeQ8_0}, {DType::kQ2_K, 2, 16, AffineKind::kMinimum, true, DecodeQ2K},
-    {DType::kQ3_K, 3, 16, AffineKind::kSymmetric, true, DecodeQ3K},   {DType::kQ4_K, 4, 32, AffineKind::kMinimum, true, DecodeQ4K},
-    {DType::kQ5_K, 5, 32, AffineKind::kMinimum, true, DecodeQ5K},     {DType::kQ6_K, 6, 16, AffineKind::kSymmetric, true, DecodeQ6K},
+    {DType::kQ4_0, 4, 32, AffineKind::kSymmetric, false, {0, 0}, 0, PackQ4_0},
+    {DType::kQ4_1, 4, 32, AffineKind::kMinimum, false, {0, 2}, 0, PackQ4_1},
+    {DType::kQ5_0, 5, 32, AffineKind::kSymmetric, false, {0, 0}, 0, PackQ5_0},
+    {DType::kQ5_1, 5, 32, AffineKind::kMinimum, false, {0, 2}, 0, PackQ5_1},
+    {DType::kQ8_0, 8, 32, AffineKind::kSymmetric, false, {0, 0}, 0x80, PackQ8_0},
+    {DType::kQ2_K, 2, 16, AffineKind::kMinimum, true, {80, 82}, 0, PackQ2K},
+    {DType::kQ3_K, 3, 16, AffineKind::kSymmetric, true, {108, 108}, 0, PackQ3K},
+    {DType::kQ4_K, 4, 32, AffineKind::kMinimum, true, {0, 2}, 0, PackQ4K},
+    {DType::kQ5_K, 5, 32, AffineKind::kMinimum, true, {0, 2}, 0, PackQ5K},
+    {DType::kQ6_K, 6, 16, AffineKind::kSymmetric, true, {208, 208}, 0, PackQ6K},
 };
 
 const BlockFormat* FindFormat(DType dtype) {
@@ -189,123 +283,97 @@ const BlockFormat* FindFormat(DType dtype) {
   return nullptr;
 }
 
-// One block of 16 rows, decoded.
-struct DecodedRows {
-  uint8_t codes[kPanelRows][kMaxBlock];
-  float scales[kPanelRows][kMaxGroups];
-  float minima[kPanelRows][kMaxGroups];
-};
-
-// Whether the first `groups` scales and minima of every row are finite.
-bool AllFinite(const DecodedRows& rows, size_t groups) {
-  float poison = 0;  // 0 * infinity and 0 * NaN are NaN
-  for (int r = 0; r < kPanelRows; ++r) {
-    for (size_t g = 0; g < groups; ++g) poison += 0.0f * rows.scales[r][g] + 0.0f * rows.minima[r][g];
+class GgufBlocks final : public Packer {
+ public:
+  GgufBlocks(const char* name, const BlockFormat& format, const uint8_t* rows, int n, int k, const RowMap& map)
+      : Packer(name), format_(format), rows_(rows), map_(map) {
+    const DTypeInfo& info = Info(format.dtype);
+    block_bytes_ = static_cast<size_t>(info.block_bytes);
+    blocks_ = static_cast<size_t>(k / info.block_values);
+    part_.kind = PartKind::kAffine;
+    part_.view.kind = PackedKind::kAffine;
+    part_.view.n = n;
+    part_.view.k = k;
+    part_.view.bits = format.bits;
+    part_.view.group_size = format.group_size;
+    part_.view.affine = format.affine;
+    part_.view.meta_f32 = format.meta_f32;
+    part_.view.panel_bytes = PackedPanelBytes(part_.view);
+    part_.stored_bytes = static_cast<size_t>(n) * blocks_ * block_bytes_;
   }
-  return poison == 0;
-}
+
+  Status Pack(int panel0, int panel1, uint8_t* panels) const override {
+    const AffineLayout layout(part_.view);
+    const size_t sub_blocks = static_cast<size_t>(Info(format_.dtype).block_values / kSubBlock);
+    const size_t groups = static_cast<size_t>(Info(format_.dtype).block_values / format_.group_size);
+    uint8_t empty[kMaxBlockBytes];
+    std::memset(empty, format_.empty, sizeof(empty));
+    for (const int offset : format_.halves) std::memset(empty + offset, 0, 2);
+    for (int p = panel0; p < panel1; ++p, panels += part_.view.panel_bytes) {
+      const uint8_t* blocks[kPanelRows];
+      size_t step[kPanelRows];
+      int rows = 0;
+      for (int r = 0; r < kPanelRows; ++r) {
+        const int row = SourceRow(map_, part_.view.n, p * kPanelRows + r);
+        blocks[r] = row < 0 ? empty : rows_ + static_cast<size_t>(row) * blocks_ * block_bytes_;
+        step[r] = row < 0 ? 0 : block_bytes_;
+        rows += row >= 0;
+      }
+      uint32_t infinite = 0;
+      for (size_t b = 0; b < blocks_; ++b) {
+        const Target to = {panels + layout.RecordOffset(b * groups), panels + layout.SubBlockOffset(b * sub_blocks), layout.unit_bytes};
+        format_.pack(blocks, to);
+        for (int r = 0; r < kPanelRows; ++r) {
+          for (const int offset : format_.halves) infinite |= (HalfWordAt(blocks[r] + offset) & 0x7c00u) == 0x7c00u;
+          blocks[r] += step[r];
+        }
+      }
+      if (infinite != 0) {
+        return Error(Code::kCorruptFile,
+                     "Tensor %s holds a block scale that is not finite near row %d; download the file again or use another checkpoint",
+                     name(), p * kPanelRows);
+      }
+      if (rows < kPanelRows) ClearPaddingLanes(part_.view, layout, rows, panels);
+    }
+    return Status::Ok();
+  }
+
+ private:
+  // Products of K-quants with an empty block's zero scale can be -0; padding is +0.
+  static void ClearPaddingLanes(const PackedView& view, const AffineLayout& layout, int rows, uint8_t* panel) {
+    float scales[kPanelRows], seconds[kPanelRows];
+    for (size_t g = 0; g < layout.groups; ++g) {
+      uint8_t* record = panel + layout.RecordOffset(g);
+      LoadRecord(view, record, scales, seconds);
+      for (int r = rows; r < kPanelRows; ++r) scales[r] = seconds[r] = 0;
+      StoreRecord(view, scales, seconds, record);
+    }
+  }
+
+  const BlockFormat& format_;
+  const uint8_t* rows_;
+  const RowMap map_;
+  size_t blocks_, block_bytes_;  // of one row
+};
 
 }  // namespace
 
-Result<Part> PackGguf(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map) {
+Result<std::unique_ptr<Packer>> GgufPacker(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map) {
   const BlockFormat* format = FindFormat(dtype);
   if (format == nullptr)
     return Error(Code::kUnsupported, "Tensor %s has element type %s, which is not a GGUF block type that can be packed", name,
                  Info(dtype).name);
   LOWBIT_RETURN_IF_ERROR(CheckPackShape(name, n, k));
   LOWBIT_RETURN_IF_ERROR(CheckRowMap(name, map, n));
-  const size_t block_columns = static_cast<size_t>(Info(dtype).block_values), block_bytes = static_cast<size_t>(Info(dtype).block_bytes);
-  if (static_cast<size_t>(k) % block_columns != 0) {
+  if (k % Info(dtype).block_values != 0) {
     return Error(Code::kCorruptFile, "Tensor %s has %d columns, but a row of %s holds a multiple of %zu", name, k, Info(dtype).name,
-                 block_columns);
+                 static_cast<size_t>(Info(dtype).block_values));
   }
-  Part part;
-  part.kind = PartKind::kAffine;
-  part.view.kind = PackedKind::kAffine;
-  part.view.n = n;
-  part.view.k = k;
-  part.view.bits = format->bits;
-  part.view.group_size = format->group_size;
-  part.view.affine = format->affine;
-  part.view.meta_f32 = format->meta_f32;
-  LOWBIT_RETURN_IF_ERROR(AllocatePanels(name, part));
-  const size_t blocks = static_cast<size_t>(k) / block_columns, row_bytes = blocks * block_bytes;
-  part.stored_bytes = static_cast<size_t>(n) * row_bytes;
-
-  const AffineLayout layout(part.view);
-  const size_t block_groups = block_columns / static_cast<size_t>(format->group_size), block_sub_blocks = block_columns / kSubBlock;
-  DecodedRows decoded = {};  // padding rows stay zero: all of them are in the last panel
-  for (int row0 = 0; row0 < n; row0 += kPanelRows) {
-    if (row0 + kPanelRows > n) decoded = {};
-    const uint8_t* sources[kPanelRows];
-    for (int r = 0; r < kPanelRows; ++r) {
-      const int row = SourceRow(map, n, row0 + r);
-      sources[r] = row < 0 ? nullptr : rows + static_cast<size_t>(row) * row_bytes;
-    }
-    uint8_t* panel = part.storage.data() + static_cast<size_t>(row0 / kPanelRows) * part.view.panel_bytes;
-    for (size_t block = 0; block < blocks; ++block) {
-      for (int r = 0; r < kPanelRows; ++r) {
-        if (sources[r] != nullptr) format->decode(sources[r] + block * block_bytes, decoded.codes[r], decoded.scales[r], decoded.minima[r]);
-      }
-      if (!AllFinite(decoded, block_groups)) {
-        return Error(Code::kCorruptFile,
-                     "Tensor %s holds a block scale that is not finite near row %d; download the file again or use another checkpoint",
-                     name, row0);
-      }
-      for (size_t s = 0; s < block_sub_blocks; ++s) {
-        uint32_t quads[8][kPanelRows];
-        for (int r = 0; r < kPanelRows; ++r) {
-          for (int t = 0; t < 8; ++t) quads[t][r] = WordAt(&decoded.codes[r][s * kSubBlock + static_cast<size_t>(t) * 4]);
-        }
-        StoreSubBlock(quads, format->bits, panel + layout.SubBlockOffset(block * block_sub_blocks + s));
-      }
-      for (size_t g = 0; g < block_groups; ++g) {
-        float scales[kPanelRows], minima[kPanelRows];
-        for (int r = 0; r < kPanelRows; ++r) {
-          scales[r] = decoded.scales[r][g];
-          minima[r] = decoded.minima[r][g];
-        }
-        StoreRecord(part.view, scales, minima, panel + layout.RecordOffset(block * block_groups + g));
-      }
-    }
-  }
-  return part;
+  return std::unique_ptr<Packer>(std::make_unique<GgufBlocks>(name, *format, rows, n, k, map));
 }
 
-Status DecodeGguf(DType dtype, const uint8_t* blocks, int64_t count, float* out) {
-  const int64_t columns = Info(dtype).block_values, bytes = Info(dtype).block_bytes;
-  if (count < 0 || count % columns != 0) {
-    return Error(Code::kInvalidArgument, "Expected a multiple of %d for the number of %s values but received %lld",
-                 Info(dtype).block_values, Info(dtype).name, static_cast<long long>(count));
-  }
-  const BlockFormat* format = FindFormat(dtype);
-  if (format == nullptr && dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
-    return Error(Code::kUnsupported, "Element type %s cannot be decoded to float", Info(dtype).name);
-  }
-  if (dtype == DType::kF32) {
-    std::memcpy(out, blocks, static_cast<size_t>(count) * sizeof(float));
-    return Status::Ok();
-  }
-  if (format == nullptr) {
-    for (int64_t i = 0; i < count; ++i) {
-      uint16_t value;
-      std::memcpy(&value, blocks + 2 * i, sizeof(value));
-      out[i] = dtype == DType::kF16 ? HalfToFloat(value) : Bfloat16ToFloat(value);
-    }
-    return Status::Ok();
-  }
-  for (; count > 0; count -= columns, blocks += bytes, out += columns) {
-    uint8_t codes[kMaxBlock];
-    float scales[kMaxGroups], minima[kMaxGroups];
-    format->decode(blocks, codes, scales, minima);
-    const float zero = static_cast<float>(1 << (format->bits - 1));
-    for (int64_t j = 0; j < columns; ++j) {
-      const int64_t g = j / format->group_size;
-      const float code = static_cast<float>(codes[j]);
-      out[j] = format->affine == AffineKind::kMinimum ? scales[g] * code + minima[g] : scales[g] * (code - zero);
-    }
-  }
-  return Status::Ok();
+Result<Part> PackGguf(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map) {
+  return PackWhole(GgufPacker(name, dtype, rows, n, k, map));
 }
 
 }  // namespace lowbit

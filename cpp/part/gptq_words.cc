@@ -14,44 +14,76 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "part/lanes.h"
 #include "part/layout.h"
 #include "part/pack_common.h"
-#include "part/part.h"
+#include "part/packer.h"
 
 namespace lowbit {
 namespace {
 
 // Mapped files promise no alignment.
-uint32_t WordAt(const int32_t* words, size_t index) {
-  uint32_t word;
-  std::memcpy(&word, reinterpret_cast<const uint8_t*>(words) + index * sizeof(word), sizeof(word));
-  return word;
-}
+uint32_t WordOf(const int32_t* words, size_t index) { return WordAt(reinterpret_cast<const uint8_t*>(words) + index * sizeof(uint32_t)); }
 
 // Checked dimensions as sizes, and readers of single fields.
 struct Reader {
-  const GptqTensors* t;
+  GptqTensors t;
   size_t n, k, groups, bits;
 
   int Zero(size_t group, size_t row) const {
     const size_t bit = row * bits, word = group * (n * bits / 32) + bit / 32, shift = bit % 32;
-    uint32_t value = WordAt(t->qzeros.data(), word) >> shift;
-    if (shift + bits > 32) value |= WordAt(t->qzeros.data(), word + 1) << (32 - shift);
+    uint32_t value = WordOf(t.qzeros.data(), word) >> shift;
+    if (shift + bits > 32) value |= WordOf(t.qzeros.data(), word + 1) << (32 - shift);
     const uint32_t mask = (1u << bits) - 1;
-    const uint32_t zero = (value & mask) + static_cast<uint32_t>(t->zero_offset);
+    const uint32_t zero = (value & mask) + static_cast<uint32_t>(t.zero_offset);
     return static_cast<int>(bits == 3 ? zero : zero & mask);
   }
 
-  float Scale(size_t group, size_t row) const {
-    const size_t index = group * n + row;
-    if (t->scales_dtype == DType::kF32) {
+  float Scale(size_t index) const {  // group * n + row
+    const uint8_t* scale = t.scales.data() + index * static_cast<size_t>(Info(t.scales_dtype).block_bytes);
+    if (t.scales_dtype == DType::kF32) {
       float value;
-      std::memcpy(&value, t->scales.data() + index * 4, 4);
+      std::memcpy(&value, scale, 4);
       return value;
     }
-    uint16_t value;
-    std::memcpy(&value, t->scales.data() + index * 2, 2);
-    return t->scales_dtype == DType::kF16 ? HalfToFloat(value) : Bfloat16ToFloat(value);
+    return t.scales_dtype == DType::kF16 ? HalfToFloat(HalfWordAt(scale)) : Bfloat16ToFloat(HalfWordAt(scale));
+  }
+
+  // Whether every zero point is 2^(bits-1): the stored words are then all alike (3 bits: in threes).
+  bool Symmetric() const {
+    const uint32_t zero = (1u << (bits - 1)) - static_cast<uint32_t>(t.zero_offset);
+    uint64_t stream[2] = {0, 0};  // 96 bits hold 32 fields of 3 bits, or whole words of the others
+    for (size_t field = 0; field * bits < 96; ++field) {
+      for (size_t b = 0; b < bits && field * bits + b < 96; ++b) {
+        const size_t bit = field * bits + b;
+        stream[bit / 64] |= static_cast<uint64_t>(zero >> b & 1) << bit % 64;
+      }
+    }
+    const uint32_t expected[3] = {static_cast<uint32_t>(stream[0]), static_cast<uint32_t>(stream[0] >> 32),
+                                  static_cast<uint32_t>(stream[1])};
+    const size_t period = bits == 3 ? 3 : 1;  // n * 3 / 32 words per group are a multiple of 3
+    uint32_t different = 0;
+    for (size_t w = 0; w < t.qzeros.size(); w += period) {
+      for (size_t i = 0; i < period; ++i) different |= WordOf(t.qzeros.data(), w + i) ^ expected[i];
+    }
+    return different == 0;
+  }
+
+  // Whether all scales are finite, and whether f16 holds all of them.
+  void CheckScales(bool* finite, bool* half) const {
+    const size_t count = groups * n;
+    *finite = *half = true;
+    if (t.scales_dtype == DType::kF16) {
+      uint32_t bad = 0;
+      for (size_t i = 0; i < count; ++i) bad |= (HalfWordAt(t.scales.data() + 2 * i) & 0x7c00u) == 0x7c00u;
+      *finite = bad == 0;
+      return;
+    }
+    for (size_t i = 0; i < count; ++i) {
+      const float scale = Scale(i);
+      *finite = *finite && std::isfinite(scale);
+      *half = *half && FitsHalf(scale);
+    }
   }
 };
 
@@ -99,7 +131,7 @@ Result<std::vector<int32_t>> ColumnOrder(const char* name, const GptqTensors& t,
   std::vector<size_t> members(groups, 0);
   bool trivial = true;
   for (size_t c = 0; c < t.g_idx.size(); ++c) {
-    const int32_t g = t.g_idx[c];
+    const int32_t g = static_cast<int32_t>(WordOf(t.g_idx.data(), c));
     if (g < 0 || static_cast<size_t>(g) >= groups) {
       return Error(Code::kCorruptFile, "GPTQ tensor g_idx of %s assigns column %zu to group %d, but there are %zu groups", name, c, g,
                    groups);
@@ -120,131 +152,226 @@ Result<std::vector<int32_t>> ColumnOrder(const char* name, const GptqTensors& t,
   std::vector<size_t> next(groups);
   for (size_t g = 0; g < groups; ++g) next[g] = g * group_size;
   order.resize(k);
-  for (size_t c = 0; c < k; ++c) order[next[static_cast<size_t>(t.g_idx[c])]++] = static_cast<int32_t>(c);
+  for (size_t c = 0; c < k; ++c) order[next[WordOf(t.g_idx.data(), c)]++] = static_cast<int32_t>(c);
   return order;
 }
 
 // 16 rows at one word row of qweight; padding rows (index < 0) give 0.
-void LoadWords(const int32_t* words, const int rows[kPanelRows], bool contiguous, uint32_t out[kPanelRows]) {
+void LoadWords(const int32_t* words, const int rows[kPanelRows], bool contiguous, Lanes& out) {
   if (contiguous) {
-    std::memcpy(out, reinterpret_cast<const uint8_t*>(words + rows[0]), kPanelRows * sizeof(uint32_t));
+    std::memcpy(out, reinterpret_cast<const uint8_t*>(words + rows[0]), sizeof(out));
     return;
   }
-  for (int r = 0; r < kPanelRows; ++r) out[r] = rows[r] < 0 ? 0 : WordAt(words, static_cast<size_t>(rows[r]));
+  for (int r = 0; r < kPanelRows; ++r) out[r] = rows[r] < 0 ? 0 : WordOf(words, static_cast<size_t>(rows[r]));
 }
 
-// The code that starts at bit `shift` of `low` (and continues in `high`), as byte `place` / 8 of each quad.
-void AddColumn(const uint32_t* low, const uint32_t* high, size_t shift, size_t bits, size_t place, uint32_t* quad) {
-  const uint32_t mask = (1u << bits) - 1;
-  if (shift + bits <= 32) {
-    for (int r = 0; r < kPanelRows; ++r) quad[r] |= (low[r] >> shift & mask) << place;
-  } else {
-    for (int r = 0; r < kPanelRows; ++r) quad[r] |= ((low[r] >> shift | high[r] << (32 - shift)) & mask) << place;
-  }
-}
-
-// 32 columns in file order: their words are `bits` consecutive word rows. kBits is a constant so that shifts are, too.
+// Four codes of kBits <= 4 bits in a row, lowest first, to the low bits of four bytes.
 template <size_t kBits>
-void SubBlockInOrder(const Reader& reader, size_t sub_block, const int rows[kPanelRows], bool contiguous, uint32_t quads[8][kPanelRows]) {
-  uint32_t words[kBits + 1][kPanelRows] = {};  // the extra row is read, never used, by the last column
-  const size_t first = sub_block * kBits, total = reader.k * kBits / 32, count = std::min(kBits, total - first);
-  for (size_t w = 0; w < count; ++w) LoadWords(reader.t->qweight.data() + (first + w) * reader.n, rows, contiguous, words[w]);
-  for (size_t t = 0; t < 8; ++t) {
-    uint32_t quad[kPanelRows] = {};
-    for (size_t i = 0; i < 4; ++i) {
-      const size_t bit = (t * 4 + i) * kBits;
-      AddColumn(words[bit / 32], words[bit / 32 + 1], bit % 32, kBits, i * 8, quad);
+uint32_t Spread(uint32_t codes) {
+  constexpr uint32_t kMask = 0x01010101u * ((1u << kBits) - 1);
+  codes = (codes | codes << (16 - 2 * kBits)) & (((1u << 2 * kBits) - 1) * 0x00010001u);
+  return (codes | codes << (8 - kBits)) & kMask;
+}
+
+// 32 columns in file order, kBits words of every row, as the lines of a sub-block. kBits is a constant so that shifts are, too.
+template <size_t kBits>
+void StoreWords(const Lanes* words, uint8_t* lines) {
+  if constexpr (kBits == 8) {  // word j holds quad j, which is line j
+    std::memcpy(lines, words, 8 * sizeof(Lanes));
+  } else if constexpr (kBits == 4) {  // line j: quad j in the low nibbles, quad j + 4 in the high ones
+    for (size_t j = 0; j < 4; ++j) {
+      Lanes line;
+      const size_t shift = j % 2 * 16;
+      for (int r = 0; r < kPanelRows; ++r) {
+        line[r] = Spread<4>(words[j / 2][r] >> shift & 0xffffu) | Spread<4>(words[j / 2 + 2][r] >> shift & 0xffffu) << 4;
+      }
+      StoreLine(line, lines + j * sizeof(Lanes));
     }
-    std::memcpy(quads[t], quad, sizeof(quad));
+  } else if constexpr (kBits == 2) {  // line j: quad j + 2t in crumb t; quad q is byte q % 4 of word q / 4 = t / 2
+    for (size_t j = 0; j < 2; ++j) {
+      Lanes line;
+      for (int r = 0; r < kPanelRows; ++r) {
+        uint32_t word = 0;
+        for (size_t t = 0; t < 4; ++t) word |= Spread<2>(words[t / 2][r] >> (j + 2 * t) % 4 * 8 & 0xffu) << (2 * t);
+        line[r] = word;
+      }
+      StoreLine(line, lines + j * sizeof(Lanes));
+    }
+  } else {  // 3 bits: quad q is 12 bits of the stream, planes of 2 and 1 bits
+    Lanes low[2], high;
+    for (int r = 0; r < kPanelRows; ++r) {
+      uint32_t crumbs[2] = {0, 0}, bits = 0;
+      for (size_t q = 0; q < 8; ++q) {
+        const size_t word = q * 12 / 32, shift = q * 12 % 32;
+        const uint32_t field = shift <= 20 ? words[word][r] >> shift : words[word][r] >> shift | words[word + 1][r] << (32 - shift);
+        const uint32_t quad = Spread<3>(field & 0xfffu);
+        crumbs[q % 2] |= (quad & 0x03030303u) << (q / 2 * 2);
+        bits |= (quad >> 2 & 0x01010101u) << q;
+      }
+      low[0][r] = crumbs[0];
+      low[1][r] = crumbs[1];
+      high[r] = bits;
+    }
+    std::memcpy(lines, low, sizeof(low));
+    StoreLine(high, lines + sizeof(low));
   }
 }
 
-// 32 columns anywhere.
-void SubBlockPermuted(const Reader& reader, std::span<const int32_t> columns, const int rows[kPanelRows], bool contiguous,
-                      uint32_t quads[8][kPanelRows]) {
-  for (size_t c = 0; c < columns.size(); ++c) {
-    const size_t bit = static_cast<size_t>(columns[c]) * reader.bits, shift = bit % 32;
-    const int32_t* words = reader.t->qweight.data() + bit / 32 * reader.n;
-    uint32_t low[kPanelRows], high[kPanelRows] = {};
-    LoadWords(words, rows, contiguous, low);
-    if (shift + reader.bits > 32) LoadWords(words + reader.n, rows, contiguous, high);
-    AddColumn(low, high, shift, reader.bits, c % 4 * 8, quads[c / 4]);
+class GptqWords final : public Packer {
+ public:
+  GptqWords(const char* name, const Reader& reader, const RowMap& map, bool symmetric, bool half, std::vector<int32_t> order)
+      : Packer(name), reader_(reader), map_(map) {
+    const GptqTensors& t = reader.t;
+    part_.kind = PartKind::kAffine;
+    part_.permutation = std::move(order);
+    part_.view.kind = PackedKind::kAffine;
+    part_.view.n = t.n;
+    part_.view.k = t.k;
+    part_.view.bits = t.bits;
+    // a group of 48 columns, say, becomes three packed groups of 16 with the same scale
+    part_.view.group_size = t.group_size >= t.k             ? (t.k + kSubBlock - 1) / kSubBlock * kSubBlock
+                            : t.group_size % kSubBlock == 0 ? t.group_size
+                                                            : 16;
+    part_.view.affine = symmetric ? AffineKind::kSymmetric : AffineKind::kZeroPoint;
+    part_.view.meta_f32 = !half;
+    part_.view.panel_bytes = PackedPanelBytes(part_.view);
+    part_.stored_bytes = reader.n * reader.k * reader.bits / 8 +
+                         reader.groups * reader.n * static_cast<size_t>(Info(t.scales_dtype).block_bytes) +
+                         reader.groups * reader.n * reader.bits / 8;
   }
-}
+
+  Status Pack(int panel0, int panel1, uint8_t* panels) const override {
+    // A word row of the file holds all rows of the weight, so that a panel reads 64 bytes of each: several panels side by side use
+    // what the memory system fetches around them.
+    constexpr int kTile = 8;
+    for (int p = panel0; p < panel1; p += kTile) {
+      const int count = panel1 - p < kTile ? panel1 - p : kTile;
+      PackTile(p, count, panels + static_cast<size_t>(p - panel0) * part_.view.panel_bytes);
+    }
+    return Status::Ok();
+  }
+
+ private:
+  struct Rows {
+    int index[kPanelRows];  // of the file; -1 for padding
+    bool contiguous;
+  };
+
+  void PackTile(int panel0, int count, uint8_t* panels) const {
+    const AffineLayout layout(part_.view);
+    Rows rows[8];
+    for (int i = 0; i < count; ++i) {
+      const int row0 = (panel0 + i) * kPanelRows;
+      for (int r = 0; r < kPanelRows; ++r) rows[i].index[r] = SourceRow(map_, part_.view.n, row0 + r);
+      rows[i].contiguous = map_.empty() && row0 + kPanelRows <= part_.view.n;
+    }
+    const auto store = reader_.bits == 2   ? StoreWords<2>
+                       : reader_.bits == 3 ? StoreWords<3>
+                       : reader_.bits == 4 ? StoreWords<4>
+                                           : StoreWords<8>;
+    const size_t words = reader_.k * reader_.bits / 32;
+    for (size_t s = 0; s < layout.sub_blocks; ++s) {
+      const size_t first = s * reader_.bits, present = std::min(reader_.bits, words - first);
+      for (int i = 0; i < count; ++i) {
+        uint8_t* lines = panels + static_cast<size_t>(i) * part_.view.panel_bytes + layout.SubBlockOffset(s);
+        if (!part_.permutation.empty()) {
+          Lanes quads[8] = {};
+          Permuted(s, rows[i], quads);
+          StoreSubBlock(quads, part_.view.bits, lines);
+          continue;
+        }
+        Lanes lanes[8] = {};
+        for (size_t w = 0; w < present; ++w) {
+          LoadWords(reader_.t.qweight.data() + (first + w) * reader_.n, rows[i].index, rows[i].contiguous, lanes[w]);
+        }
+        store(lanes, lines);
+      }
+    }
+    for (size_t packed_group = 0; packed_group < layout.groups; ++packed_group) {
+      const size_t column = packed_group * static_cast<size_t>(part_.view.group_size);
+      if (column >= reader_.k) continue;
+      const size_t group = column / static_cast<size_t>(reader_.t.group_size);
+      for (int i = 0; i < count; ++i) {
+        StoreMeta(group, rows[i], panels + static_cast<size_t>(i) * part_.view.panel_bytes + layout.RecordOffset(packed_group));
+      }
+    }
+  }
+
+  void StoreMeta(size_t group, const Rows& rows, uint8_t* record) const {
+    if (rows.contiguous && reader_.t.scales_dtype == DType::kF16 && part_.view.affine == AffineKind::kSymmetric) {
+      std::memcpy(record, reader_.t.scales.data() + (group * reader_.n + static_cast<size_t>(rows.index[0])) * 2, kPanelRows * 2);
+      return;
+    }
+    float scales[kPanelRows] = {}, zeros[kPanelRows] = {};
+    for (int r = 0; r < kPanelRows; ++r) {
+      if (rows.index[r] < 0) continue;
+      const size_t row = static_cast<size_t>(rows.index[r]);
+      scales[r] = reader_.Scale(group * reader_.n + row);
+      if (part_.view.affine == AffineKind::kZeroPoint) zeros[r] = static_cast<float>(reader_.Zero(group, row));
+    }
+    StoreRecord(part_.view, scales, zeros, record);
+  }
+
+  // 32 columns anywhere, four at a time: one quad. Padding columns repeat a real one and are masked away.
+  void Permuted(size_t sub_block, const Rows& rows, Lanes* quads) const {
+    const size_t begin = sub_block * kSubBlock, count = std::min(reader_.k - begin, size_t(kSubBlock));
+    for (size_t c = 0; c < count; c += 4) {
+      Lanes low[4], high[4];
+      uint32_t shift[4], up[4], mask[4];  // the code is (low >> shift | high << up) & mask
+      for (size_t i = 0; i < 4; ++i) {
+        const size_t bit = static_cast<size_t>(part_.permutation[begin + std::min(c + i, count - 1)]) * reader_.bits;
+        const int32_t* words = reader_.t.qweight.data() + bit / 32 * reader_.n;
+        shift[i] = static_cast<uint32_t>(bit % 32);
+        mask[i] = c + i < count ? (1u << reader_.bits) - 1 : 0;
+        LoadWords(words, rows.index, rows.contiguous, low[i]);
+        const bool crosses = shift[i] + reader_.bits > 32;  // 3 bits only
+        up[i] = crosses ? 32 - shift[i] : 0;
+        if (crosses)
+          LoadWords(words + reader_.n, rows.index, rows.contiguous, high[i]);
+        else
+          std::memset(high[i], 0, sizeof(Lanes));
+      }
+      Lanes& quad = quads[c / 4];
+      if (reader_.bits != 3) {
+        for (int r = 0; r < kPanelRows; ++r) {
+          quad[r] = (low[0][r] >> shift[0] & mask[0]) | (low[1][r] >> shift[1] & mask[1]) << 8 | (low[2][r] >> shift[2] & mask[2]) << 16 |
+                    (low[3][r] >> shift[3] & mask[3]) << 24;
+        }
+        continue;
+      }
+      for (int r = 0; r < kPanelRows; ++r) {
+        uint32_t word = 0;
+        for (size_t i = 0; i < 4; ++i) word |= ((low[i][r] >> shift[i] | high[i][r] << up[i]) & mask[i]) << (8 * i);
+        quad[r] = word;
+      }
+    }
+  }
+
+  const Reader reader_;
+  const RowMap map_;
+};
 
 }  // namespace
 
-Result<Part> PackGptq(const char* name, const GptqTensors& tensors, const RowMap& map) {
+Result<std::unique_ptr<Packer>> GptqPacker(const char* name, const GptqTensors& tensors, const RowMap& map) {
   LOWBIT_RETURN_IF_ERROR(CheckTensors(name, tensors));
   LOWBIT_RETURN_IF_ERROR(CheckRowMap(name, map, tensors.n));
-  const size_t n = static_cast<size_t>(tensors.n), k = static_cast<size_t>(tensors.k), group_size = static_cast<size_t>(tensors.group_size);
-  const Reader reader{&tensors, n, k, (k + group_size - 1) / group_size, static_cast<size_t>(tensors.bits)};
-  bool symmetric = true, half = true;
-  for (size_t g = 0; g < reader.groups; ++g) {
-    for (size_t row = 0; row < n; ++row) {
-      const float scale = reader.Scale(g, row);
-      if (!std::isfinite(scale)) {
-        return Error(
-            Code::kCorruptFile,
-            "GPTQ scales of %s hold a value that is not finite at group %zu, row %zu; download the file again or use another checkpoint",
-            name, g, row);
-      }
-      half = half && (tensors.scales_dtype == DType::kF16 || FitsHalf(scale));
-      symmetric = symmetric && reader.Zero(g, row) == 1 << (tensors.bits - 1);
-    }
+  const size_t k = static_cast<size_t>(tensors.k), group_size = static_cast<size_t>(tensors.group_size);
+  const Reader reader{tensors, static_cast<size_t>(tensors.n), k, (k + group_size - 1) / group_size, static_cast<size_t>(tensors.bits)};
+  bool finite, half;
+  reader.CheckScales(&finite, &half);
+  for (size_t i = 0; !finite && i < reader.groups * reader.n; ++i) {
+    if (std::isfinite(reader.Scale(i))) continue;
+    return Error(
+        Code::kCorruptFile,
+        "GPTQ scales of %s hold a value that is not finite at group %zu, row %zu; download the file again or use another checkpoint", name,
+        i / reader.n, i % reader.n);
   }
-
-  Part part;
-  part.kind = PartKind::kAffine;
-  LOWBIT_ASSIGN_OR_RETURN(part.permutation, ColumnOrder(name, tensors, reader.groups));
-  part.view.kind = PackedKind::kAffine;
-  part.view.n = tensors.n;
-  part.view.k = tensors.k;
-  part.view.bits = tensors.bits;
-  // a group of 48 columns, say, becomes three packed groups of 16 with the same scale
-  part.view.group_size = group_size >= k               ? (tensors.k + kSubBlock - 1) / kSubBlock * kSubBlock
-                         : group_size % kSubBlock == 0 ? tensors.group_size
-                                                       : 16;
-  part.view.affine = symmetric ? AffineKind::kSymmetric : AffineKind::kZeroPoint;
-  part.view.meta_f32 = !half;
-  LOWBIT_RETURN_IF_ERROR(AllocatePanels(name, part));
-  part.stored_bytes = n * k * reader.bits / 8 + reader.groups * n * static_cast<size_t>(Info(tensors.scales_dtype).block_bytes) +
-                      reader.groups * n * reader.bits / 8;
-
-  const AffineLayout layout(part.view);
-  const auto sub_block_in_order = tensors.bits == 2   ? SubBlockInOrder<2>
-                                  : tensors.bits == 3 ? SubBlockInOrder<3>
-                                  : tensors.bits == 4 ? SubBlockInOrder<4>
-                                                      : SubBlockInOrder<8>;
-  for (size_t row0 = 0; row0 < n; row0 += kPanelRows) {
-    int rows[kPanelRows];
-    for (int r = 0; r < kPanelRows; ++r) rows[r] = SourceRow(map, tensors.n, static_cast<int>(row0) + r);
-    const bool contiguous = map.empty() && row0 + kPanelRows <= n;
-    uint8_t* panel = part.storage.data() + row0 / kPanelRows * part.view.panel_bytes;
-    for (size_t s = 0; s < layout.sub_blocks; ++s) {
-      uint32_t quads[8][kPanelRows] = {};
-      if (part.permutation.empty()) {
-        sub_block_in_order(reader, s, rows, contiguous, quads);
-      } else {
-        const size_t count = std::min(size_t(kSubBlock), k - s * kSubBlock);
-        SubBlockPermuted(reader, std::span<const int32_t>(part.permutation).subspan(s * kSubBlock, count), rows, contiguous, quads);
-      }
-      StoreSubBlock(quads, tensors.bits, panel + layout.SubBlockOffset(s));
-    }
-    for (size_t packed_group = 0; packed_group < layout.groups; ++packed_group) {
-      const size_t column = packed_group * static_cast<size_t>(part.view.group_size);
-      if (column >= k) continue;
-      float scales[kPanelRows] = {}, zeros[kPanelRows] = {};
-      for (int r = 0; r < kPanelRows; ++r) {
-        if (rows[r] < 0) continue;
-        scales[r] = reader.Scale(column / group_size, static_cast<size_t>(rows[r]));
-        zeros[r] = static_cast<float>(reader.Zero(column / group_size, static_cast<size_t>(rows[r])));
-      }
-      StoreRecord(part.view, scales, zeros, panel + layout.RecordOffset(packed_group));
-    }
-  }
-  return part;
+  LOWBIT_ASSIGN_OR_RETURN(std::vector<int32_t> order, ColumnOrder(name, tensors, reader.groups));
+  return std::unique_ptr<Packer>(std::make_unique<GptqWords>(name, reader, map, reader.Symmetric(), half, std::move(order)));
 }
+
+Result<Part> PackGptq(const char* name, const GptqTensors& tensors, const RowMap& map) { return PackWhole(GptqPacker(name, tensors, map)); }
 
 void WriteGptqWords(int n, int k, int bits, int groups, int zero_offset, std::span<const uint8_t> codes, std::span<const uint8_t> zeros,
                     std::span<int32_t> qweight, std::span<int32_t> qzeros) {

@@ -41,6 +41,21 @@ Status CheckPackShape(const char* name, int n, int k) {
   return Status::Ok();
 }
 
+Status CheckFormat(const char* name, const PackedView& format) {
+  LOWBIT_RETURN_IF_ERROR(CheckPackShape(name, format.n, format.k));
+  if (format.kind == PackedKind::kDenseF32 || format.kind == PackedKind::kDenseF16 || format.kind == PackedKind::kDenseBf16) {
+    return Status::Ok();
+  }
+  const int whole_row = (format.k + kSubBlock - 1) / kSubBlock * kSubBlock;
+  const bool group =
+      format.group_size == 16 || (format.group_size >= kSubBlock && format.group_size % kSubBlock == 0 && format.group_size <= whole_row);
+  const bool affine =
+      format.affine == AffineKind::kSymmetric || format.affine == AffineKind::kMinimum || format.affine == AffineKind::kZeroPoint;
+  if (format.kind == PackedKind::kAffine && group && affine && format.bits >= 1 && format.bits <= 8) return Status::Ok();
+  return Error(Code::kInvalidArgument, "There is no packed format of kind %d with %d bits and groups of %d columns, as %s has it",
+               static_cast<int>(format.kind), format.bits, format.group_size, name);
+}
+
 AffineLayout::AffineLayout(const PackedView& format) {
   const bool symmetric = format.affine == AffineKind::kSymmetric;
   sub_blocks = DivideUp(static_cast<size_t>(format.k), kSubBlock);
@@ -54,21 +69,31 @@ AffineLayout::AffineLayout(const PackedView& format) {
   panel_bytes = DivideUp(sub_blocks, unit_sub_blocks) * meta_bytes + sub_blocks * sub_block_bytes;
 }
 
-void StoreSubBlock(const uint32_t quads[8][kPanelRows], int bits, uint8_t* lines) {
-  int shift = 0;
-  for (const int width : kPlanes) {
-    if ((bits & width) == 0) continue;
-    const uint32_t mask = 0x01010101u * ((1u << width) - 1);
-    for (int line = 0; line < width; ++line, lines += 64) {
-      uint32_t words[kPanelRows] = {};
-      for (int field = 0; field < 8 / width; ++field) {
-        const uint32_t* quad = quads[line + field * width];
-        for (int r = 0; r < kPanelRows; ++r) words[r] |= ((quad[r] >> shift) & mask) << (field * width);
-      }
-      std::memcpy(lines, words, sizeof(words));
+namespace {
+
+// The lines of one plane: `width` bits of every code from bit `shift` on. Widths are constants so that the loops are unrolled.
+template <int kWidth>
+uint8_t* StorePlane(const uint32_t quads[8][kPanelRows], int shift, uint8_t* lines) {
+  constexpr uint32_t kMask = 0x01010101u * ((1u << kWidth) - 1);
+  for (int line = 0; line < kWidth; ++line, lines += 64) {
+    uint32_t words[kPanelRows];
+    for (int r = 0; r < kPanelRows; ++r) {
+      uint32_t word = 0;
+      for (int field = 0; field < 8 / kWidth; ++field) word |= ((quads[line + field * kWidth][r] >> shift) & kMask) << (field * kWidth);
+      words[r] = word;
     }
-    shift += width;
+    std::memcpy(lines, words, sizeof(words));
   }
+  return lines;
+}
+
+}  // namespace
+
+void StoreSubBlock(const uint32_t quads[8][kPanelRows], int bits, uint8_t* lines) {
+  if (bits & 8) lines = StorePlane<8>(quads, 0, lines);
+  if (bits & 4) lines = StorePlane<4>(quads, 0, lines);
+  if (bits & 2) lines = StorePlane<2>(quads, bits & 4, lines);
+  if (bits & 1) StorePlane<1>(quads, bits & 6, lines);
 }
 
 void LoadSubBlock(const uint8_t* lines, int bits, uint32_t quads[8][kPanelRows]) {

@@ -1,7 +1,10 @@
-// part/pack_common: checks and allocation shared by the packers.
+// part/pack_common: checks shared by the packers, and packing on the calling thread.
 #include "part/pack_common.h"
 
+#include <utility>
+
 #include "base/half.h"
+#include "part/packer.h"
 
 namespace lowbit {
 
@@ -24,6 +27,16 @@ Status AllocatePanels(const char* name, Part& part) {
   LOWBIT_ASSIGN_OR_RETURN(part.storage, Block::Allocate(PackedBytes(part.view), MemoryClass::kWeights, name));
   part.view.data = part.storage.data();
   return Status::Ok();
+}
+
+Result<Part> PackWhole(Result<std::unique_ptr<Packer>> packer) {
+  if (!packer.ok()) return packer.status();
+  Packer& p = *packer.value();
+  LOWBIT_ASSIGN_OR_RETURN(Block storage, Block::Allocate(p.part().bytes(), MemoryClass::kWeights, p.name()));
+  LOWBIT_RETURN_IF_ERROR(p.Pack(0, PanelCount(p.part().view), storage.data()));
+  Part part = p.Finish(storage.data());
+  part.storage = std::move(storage);
+  return part;
 }
 
 bool FitsHalf(float value) { return HalfToFloat(FloatToHalf(value)) == value; }

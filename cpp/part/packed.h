@@ -37,6 +37,9 @@
 
 namespace lowbit {
 
+// Written into files of packed weights; raise it with every change of what this header says.
+constexpr uint32_t kPackedLayoutVersion = 1;
+
 constexpr int kPanelRows = 16;
 constexpr int kSubBlock = 32;  // columns
 

@@ -1,5 +1,5 @@
 // part/part: one term of a compressed linear layer, y = sum of part(x) + bias.
-// A part owns its packed bytes (part/packed.h) and an optional order of the input columns. It does not compute: kernel/ does.
+// A part holds packed bytes (part/packed.h) and an optional order of the input columns. It does not compute: kernel/ does.
 #pragma once
 
 #include <cstdint>
@@ -20,20 +20,24 @@ enum class PartKind : uint8_t {
 };
 const char* PartKindName(PartKind kind);
 
+inline int PanelCount(const PackedView& view) { return (view.n + kPanelRows - 1) / kPanelRows; }
+
 struct Part {
   PartKind kind = PartKind::kDense;
   PackedView view;
-  Block storage;
+  Block storage;  // of a part that owns its panels; empty when they lie in the arena of a model
   // Packed column j holds column permutation[j] of the weight (act-order with scattered groups); empty = identity.
   std::vector<int32_t> permutation;
   // Bytes as a file would store them (codes, scales, zeros; no padding): for bits per weight.
   size_t stored_bytes = 0;
 
-  size_t bytes() const { return storage.size(); }
+  size_t bytes() const { return static_cast<size_t>(PanelCount(view)) * view.panel_bytes; }
 };
 
 // Where row i of the packed matrix comes from: empty = row i. Used to undo the rotary row order of GGUF llama files.
 using RowMap = std::vector<int32_t>;
+
+// The Pack functions allocate a Block of their own; part/packer.h packs into memory of the caller.
 
 // ---- dense.cc
 // w [n, k] row-major in dtype F32, F16 or BF16. Values must be finite: CORRUPT_FILE naming `name` otherwise.
@@ -56,12 +60,15 @@ Result<Part> PackAffine(const char* name, const AffineSource& source);
 size_t PackedPanelBytes(const PackedView& format);
 size_t PackedBytes(const PackedView& format);
 
+// INVALID_ARGUMENT naming `name` unless the format is one that packed.h describes (what a file says of a packed weight is not trusted).
+Status CheckFormat(const char* name, const PackedView& format);
+
 // Scalar decoding straight from the layout, slow and obvious: the reference every kernel is tested against.
 // CodeAt: affine only. WeightAt: any kind, in packed column order.
 int CodeAt(const PackedView& view, int row, int column);
 float WeightAt(const PackedView& view, int row, int column);
 
-// ---- gguf_blocks.cc: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K [n, k] -> affine part.
+// ---- gguf_blocks.cc, gguf_decode.cc: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K [n, k] -> affine part.
 // Scales of K-quants are products that f16 cannot hold, so those parts use meta_f32.
 Result<Part> PackGguf(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
 // Decodes `count` values (a multiple of the block) of one row to float; used for 1-D tensors and as test reference.

@@ -36,6 +36,12 @@ Result<std::shared_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
   std::shared_ptr<MappedFile> file(new MappedFile());
   file->path_ = path;
   file->size_ = static_cast<size_t>(size.QuadPart);
+  const Result<FileIdentity> identity = IdentifyFile(path, reinterpret_cast<intptr_t>(handle));
+  if (!identity.ok()) {
+    CloseHandle(handle);
+    return identity.status();
+  }
+  file->identity_ = identity.value();
   if (file->size_ > 0) {
     HANDLE mapping = CreateFileMappingW(handle, nullptr, PAGE_READONLY, 0, 0, nullptr);
     if (mapping != nullptr) {
@@ -70,6 +76,12 @@ Result<std::shared_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
   std::shared_ptr<MappedFile> file(new MappedFile());
   file->path_ = path;
   file->size_ = static_cast<size_t>(info.st_size);
+  const Result<FileIdentity> identity = IdentifyFile(path, fd);
+  if (!identity.ok()) {
+    close(fd);
+    return identity.status();
+  }
+  file->identity_ = identity.value();
   if (file->size_ > 0) {
     void* p = mmap(nullptr, file->size_, PROT_READ, MAP_PRIVATE, fd, 0);
     if (p == MAP_FAILED) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/file.h"
 #include "base/status.h"
 
 namespace lowbit {
@@ -25,6 +26,8 @@ class MappedFile {
   const std::string& path() const { return path_; }
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  // As it was when it was mapped.
+  const FileIdentity& identity() const { return identity_; }
 
   // Tells the system that these bytes will not be read again soon (after packing), so that resident memory holds one copy.
   void DontNeed(const uint8_t* begin, size_t size) const;
@@ -34,6 +37,7 @@ class MappedFile {
   std::string path_;
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  FileIdentity identity_;
 };
 
 // shape is in PyTorch order (outermost first); the last dimension is contiguous. Block types count elements, not bytes.

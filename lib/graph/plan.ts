@@ -39,6 +39,8 @@ export interface Weight {
   readonly ropeHeads?: number;
   /** Index into Plan.vectors, [n]. */
   readonly bias?: number;
+  /** Round to codes of this many bits as the weight is loaded (cpp/part/requantize.cc). Absent: as stored. */
+  readonly roundBits?: 4 | 5 | 6 | 8;
   /** Decoder linears are quantisable; embedding and head are not unless asked for. */
   readonly role: 'embedding' | 'linear' | 'head';
 }

@@ -1,0 +1,52 @@
+// engine/spec: what a load is asked for, and what every long call carries.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "plan/plan.h"
+#include "tensor/tensor.h"
+
+namespace lowbit {
+
+// What every long call carries. Both members may be empty.
+struct Progress {
+  const std::atomic<bool>* cancel = nullptr;
+  std::function<void(int64_t done, int64_t total)> report;  // called on the engine's thread
+
+  bool cancelled() const { return cancel != nullptr && cancel->load(std::memory_order_relaxed); }
+  void Report(int64_t done, int64_t total) const {
+    if (report) report(done, total);
+  }
+};
+
+// Tensors of a weight or vector; indices into ModelSpec.tensors.
+struct WeightSource {
+  int tensor = -1;                                         // dense or GGUF blocks
+  int qweight = -1, qzeros = -1, scales = -1, g_idx = -1;  // GPTQ, when tensor < 0
+  int bits = 0, group_size = 0, zero_offset = 0;
+  int rope_heads = 0;  // > 0: undo GGUF's pairwise rotary row order
+  int round_bits = 0;  // 4, 5, 6, 8: round to that width at load (part/requantize.cc); 0: as stored
+};
+
+struct VectorSource {
+  int tensor = -1;
+  float addend = 0;
+  int rope_heads = 0;
+};
+
+struct ModelSpec {
+  std::vector<std::string> files;
+  std::vector<TensorEntry> tensors;
+  Plan plan;
+  std::vector<WeightSource> weights;  // one per plan weight
+  std::vector<VectorSource> vectors;  // one per plan vector
+  bool fast = true;
+  int threads = 0;           // 0 = usable physical cores
+  std::string packed_cache;  // path of the packed-weight cache; empty = none (engine/packed_cache.h)
+};
+
+}  // namespace lowbit
