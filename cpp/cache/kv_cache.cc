@@ -8,6 +8,9 @@
 namespace lowbit {
 namespace {
 
+constexpr int kPanelTokens = 16;
+constexpr int kDims = 64;  // dimensions of a head converted at a time
+
 int RoundUp16(int value) { return (value + 15) / 16 * 16; }
 
 }  // namespace
@@ -38,26 +41,63 @@ Result<KvCache> KvCache::Create(const std::vector<CacheSpec>& specs, int sequenc
   return cache;
 }
 
-void KvCache::Store(int cache, int sequence, int kv_head, int position, const float* key, const float* value, const KernelTable& kernels) {
-  const Cache& c = caches_[static_cast<size_t>(cache)];
-  const int head_dim = c.spec.head_dim;
-  const size_t panel = static_cast<size_t>(position / 16) * static_cast<size_t>(head_dim) * 16 + static_cast<size_t>(position % 16);
-  const size_t k0 = c.keys + c.key_sequence * static_cast<size_t>(sequence) + c.key_head * static_cast<size_t>(kv_head) + panel;
-  const size_t v0 = c.values + c.value_sequence * static_cast<size_t>(sequence) + c.value_head * static_cast<size_t>(kv_head) +
-                    static_cast<size_t>(position) * static_cast<size_t>(c.value_stride);
-  if (f16_) {
-    uint16_t* k = storage_.as<uint16_t>() + k0;
-    uint16_t packed[64];
-    for (int d = 0; d < head_dim; d += 64) {
-      const int count = head_dim - d < 64 ? head_dim - d : 64;
-      kernels.f32_to_f16(key + d, packed, static_cast<size_t>(count));
-      for (int i = 0; i < count; ++i) k[static_cast<size_t>(d + i) * 16] = packed[i];
+void KvCache::Store(int cache, int sequence, int kv_head, int position, int count, const float* keys, size_t key_stride,
+                    const float* values, size_t value_stride, const KernelTable& kernels) {
+  const int head_dim = caches_[static_cast<size_t>(cache)].spec.head_dim;
+  const size_t width = static_cast<size_t>(head_dim);
+  for (int t = 0; t < count;) {
+    const int at = position + t, lane = at % kPanelTokens;
+    const size_t offset = KeyOffset(cache, sequence, kv_head, at - lane);
+    if (lane == 0 && count - t >= kPanelTokens) {
+      StoreKeyPanel(offset, keys + static_cast<size_t>(t) * key_stride, key_stride, head_dim, kernels);
+      t += kPanelTokens;
+    } else {
+      StoreKey(offset + static_cast<size_t>(lane), keys + static_cast<size_t>(t) * key_stride, head_dim, kernels);
+      ++t;
     }
-    kernels.f32_to_f16(value, storage_.as<uint16_t>() + v0, static_cast<size_t>(head_dim));
-  } else {
-    float* k = storage_.as<float>() + k0;
-    for (int d = 0; d < head_dim; ++d) k[static_cast<size_t>(d) * 16] = key[d];
-    std::memcpy(storage_.as<float>() + v0, value, static_cast<size_t>(head_dim) * sizeof(float));
+  }
+  for (int t = 0; t < count; ++t) {
+    const size_t offset = ValueOffset(cache, sequence, kv_head, position + t);
+    const float* value = values + static_cast<size_t>(t) * value_stride;
+    if (f16_)
+      kernels.f32_to_f16(value, storage_.as<uint16_t>() + offset, width);
+    else
+      std::memcpy(storage_.as<float>() + offset, value, width * sizeof(float));
+  }
+}
+
+// One token: a column of its panel.
+void KvCache::StoreKey(size_t offset, const float* key, int head_dim, const KernelTable& kernels) {
+  if (!f16_) {
+    float* to = storage_.as<float>() + offset;
+    for (int d = 0; d < head_dim; ++d) to[static_cast<size_t>(d) * kPanelTokens] = key[d];
+    return;
+  }
+  uint16_t* to = storage_.as<uint16_t>() + offset;
+  uint16_t halves[kDims];
+  for (int d = 0; d < head_dim; d += kDims) {
+    const int count = head_dim - d < kDims ? head_dim - d : kDims;
+    kernels.f32_to_f16(key + d, halves, static_cast<size_t>(count));
+    for (int i = 0; i < count; ++i) to[static_cast<size_t>(d + i) * kPanelTokens] = halves[i];
+  }
+}
+
+// A whole panel of 16 tokens, through the kernels' transpose of 8 rows: a store per line instead of one per element.
+void KvCache::StoreKeyPanel(size_t offset, const float* keys, size_t stride, int head_dim, const KernelTable& kernels) {
+  static_assert(kPanelTokens == 2 * kRowTile);
+  float tiles[2][kDims * kRowTile], lines[kDims * kPanelTokens];
+  for (int d = 0; d < head_dim; d += kDims) {
+    const int count = head_dim - d < kDims ? head_dim - d : kDims;
+    for (int half = 0; half < 2; ++half)
+      kernels.pack_rows(keys + static_cast<size_t>(half * kRowTile) * stride + d, stride, kRowTile, count, tiles[half]);
+    for (int i = 0; i < count; ++i)
+      for (int half = 0; half < 2; ++half)
+        std::memcpy(lines + i * kPanelTokens + half * kRowTile, tiles[half] + i * kRowTile, kRowTile * sizeof(float));
+    const size_t to = offset + static_cast<size_t>(d) * kPanelTokens, floats = static_cast<size_t>(count) * kPanelTokens;
+    if (f16_)
+      kernels.f32_to_f16(lines, storage_.as<uint16_t>() + to, floats);
+    else
+      std::memcpy(storage_.as<float>() + to, lines, floats * sizeof(float));
   }
 }
 

@@ -34,8 +34,10 @@ class KvCache {
   int length(int sequence) const { return lengths_[static_cast<size_t>(sequence)]; }
   void SetLength(int sequence, int length) { lengths_[static_cast<size_t>(sequence)] = length; }
 
-  // Stores one token's key and value of one head ([head_dim] floats each) at `position` < context_size.
-  void Store(int cache, int sequence, int kv_head, int position, const float* key, const float* value, const KernelTable& kernels);
+  // Stores keys and values of `count` tokens of one head from `position` on; position + count <= context_size. Token t's vectors
+  // of head_dim floats are at keys + t*key_stride and values + t*value_stride.
+  void Store(int cache, int sequence, int kv_head, int position, int count, const float* keys, size_t key_stride, const float* values,
+             size_t value_stride, const KernelTable& kernels);
 
   // Keys and values of tokens [begin, end) of one head as f32 panels (layout above, begin a multiple of 16), either
   // pointing into the cache (f32) or converted into scratch. key_scratch and value_scratch hold KeyBlockFloats(cache, end-begin).
@@ -47,6 +49,8 @@ class KvCache {
   static size_t BlockFloats(const CacheSpec& spec, int tokens);
 
  private:
+  void StoreKey(size_t offset, const float* key, int head_dim, const KernelTable& kernels);
+  void StoreKeyPanel(size_t offset, const float* keys, size_t stride, int head_dim, const KernelTable& kernels);
   size_t KeyOffset(int cache, int sequence, int kv_head, int begin) const;
   size_t ValueOffset(int cache, int sequence, int kv_head, int begin) const;
   struct Cache {

@@ -14,15 +14,20 @@ Status Executor::Attention(const Op& op, KvCache* cache) {
   // Keys and values first: every row of a segment may read those of the rows before it.
   const auto store = [&](const Segment& s, int begin, int end) {
     for (int h = 0; h < op.n_kv_heads; ++h)
-      for (int t = begin; t < end; ++t)
-        cache->Store(op.index, s.sequence, h, s.past + t, Row(op.in2, s.row + t) + h * op.head_dim,
-                     Row(op.in3, s.row + t) + h * op.head_dim, kernels_);
+      cache->Store(op.index, s.sequence, h, s.past + begin, end - begin, Row(op.in2, s.row + begin) + h * op.head_dim, Stride(op.in2),
+                   Row(op.in3, s.row + begin) + h * op.head_dim, Stride(op.in3), kernels_);
   };
   for (const Segment& s : batch_.segments) {
-    if (s.count <= kFewTokens)
+    if (s.count <= kFewTokens) {
       store(s, 0, s.count);
-    else
-      ForRows(s.count, [&](int begin, int end) { store(s, begin, end); });
+      continue;
+    }
+    // Whole panels of 16 tokens, whatever position the segment begins at.
+    const int lead = (16 - s.past % 16) % 16, panels = (std::max(0, s.count - lead) + 15) / 16;
+    pool_.Run(panels + 1, [&](int c, int) {
+      const int begin = c == 0 ? 0 : lead + (c - 1) * 16;
+      store(s, std::min(begin, s.count), std::min(c == 0 ? lead : begin + 16, s.count));
+    });
   }
 
   // A row of a short segment gives the same bits however many rows share its step: verification of proposed tokens and batched
