@@ -40,6 +40,16 @@ constexpr auto kSpin = std::chrono::microseconds(40);
 // once more.
 constexpr auto kLeastPatience = std::chrono::microseconds(2), kMostPatience = std::chrono::microseconds(500);
 
+// The caller's chunks of a region take about the same time; one that takes a millisecond longer was interrupted by the system. When
+// interruptions make up this part of a window of parallel work, workers rest; twice as long each time it happens again.
+constexpr auto kInterruption = std::chrono::milliseconds(1), kWindow = std::chrono::milliseconds(10);
+constexpr double kMostInterrupted = 0.15;
+constexpr auto kLeastRest = std::chrono::milliseconds(50), kMostRest = std::chrono::milliseconds(800);
+
+// A caller that the system moved to another CPU is often moved back at once. Workers that made room for it meanwhile would hold
+// the core it came from; they wait this long.
+constexpr auto kSettled = std::chrono::milliseconds(20);
+
 constexpr uint64_t kOpen = 0, kCommitting = 1, kDone = 2;
 uint64_t ChunkWord(uint32_t epoch, uint64_t state) { return static_cast<uint64_t>(epoch) << 2 | state; }
 
@@ -88,6 +98,12 @@ struct Pool::State {
   std::atomic<bool> open{false};  // a thread has a region open
   std::atomic<int64_t> stolen{0};
   bool place = false;  // keep workers off the caller's CPU
+  // Of the thread that has a region open: where it was seen last, since when; what its last window of parallel work was like, and until
+  // when workers rest.
+  int seen_cpu = -1;
+  Clock::time_point seen_since{};
+  Clock::duration parallel{}, interrupted{}, rest = kLeastRest;
+  Clock::time_point rest_until{};
   std::unique_ptr<Member[]> members;
   std::vector<std::thread> workers;
 
@@ -167,7 +183,6 @@ struct Pool::State {
   }
 
   void Announce(uint32_t e) {
-    if (place) caller_cpu.store(CurrentCpu(), std::memory_order_relaxed);
     epoch.store(e, std::memory_order_seq_cst);
     if (sleepers.load(std::memory_order_seq_cst) == 0) return;
     {
@@ -176,8 +191,33 @@ struct Pool::State {
     park.notify_all();
   }
 
+  // Tells workers which CPU to keep off.
+  void Place(Clock::time_point now) {
+    const int cpu = CurrentCpu(), current = caller_cpu.load(std::memory_order_relaxed);
+    if (cpu != seen_cpu) {
+      seen_cpu = cpu;
+      seen_since = now;
+    }
+    if (cpu != current && (current < 0 || now - seen_since > kSettled)) caller_cpu.store(cpu, std::memory_order_relaxed);
+  }
+
+  // Adds a region that took `total` and of which the caller lost `lost`; decides at the end of a window.
+  void Observe(Clock::time_point now, Clock::duration total, Clock::duration lost) {
+    parallel += total;
+    interrupted += lost;
+    if (parallel < kWindow) return;
+    if (interrupted > std::chrono::duration_cast<Clock::duration>(parallel * kMostInterrupted)) {
+      rest_until = now + rest;
+      rest = std::min<Clock::duration>(2 * rest, kMostRest);
+    } else {
+      rest = kLeastRest;
+    }
+    parallel = interrupted = {};
+  }
+
   // Opens a region whose slot has been written.
-  uint32_t Open(int count) {
+  uint32_t Open(int count, Clock::time_point now) {
+    if (place) Place(now);
     left.store(count, std::memory_order_relaxed);
     const uint32_t e = epoch.load(std::memory_order_relaxed) + 1;
     ticket.store(static_cast<uint64_t>(e) << 32 | static_cast<uint32_t>(count), std::memory_order_release);
@@ -185,10 +225,10 @@ struct Pool::State {
     return e;
   }
 
-  void RunExclusive(int count, const Fn& fn) {
+  void RunExclusive(int count, const Fn& fn, Clock::time_point start) {
     slot.fn.store(&fn, std::memory_order_relaxed);
     slot.words.store(0, std::memory_order_relaxed);
-    const uint32_t e = Open(count);
+    const uint32_t e = Open(count, start);
     Job job;
     for (int chunk; Claim(e, false, &job, &chunk);) {
       fn(chunk, 0);
@@ -229,13 +269,19 @@ void Pool::Run(int chunks, const std::function<void(int, int)>& fn) {
     for (int i = 0; i < chunks; ++i) fn(i, 0);
     return;
   }
+  const Clock::time_point start = Clock::now();
+  if (start < s.rest_until) {
+    for (int i = 0; i < chunks; ++i) fn(i, 0);
+    s.open.store(false, std::memory_order_release);
+    return;
+  }
   for (int base = 0; base < chunks; base += kMaxChunks) {
     const int count = std::min(chunks - base, kMaxChunks);
     if (count == chunks) {
-      s.RunExclusive(count, fn);
+      s.RunExclusive(count, fn, start);
       break;
     }
-    s.RunExclusive(count, [&](int chunk, int worker) { fn(base + chunk, worker); });
+    s.RunExclusive(count, [&](int chunk, int worker) { fn(base + chunk, worker); }, start);
   }
   s.open.store(false, std::memory_order_release);
 }
@@ -245,6 +291,13 @@ void Pool::RunStealable(int count, const void* task, size_t bytes, Compute compu
   if (count <= 1 || s.workers.empty() || s.open.exchange(true, std::memory_order_acquire)) {
     for (int i = 0; i < count; ++i)
       if (compute(task, i, 0, true)) commit(task, i, 0);
+    return;
+  }
+  const Clock::time_point start = Clock::now();
+  if (start < s.rest_until) {
+    for (int i = 0; i < count; ++i)
+      if (compute(task, i, 0, true)) commit(task, i, 0);
+    s.open.store(false, std::memory_order_release);
     return;
   }
   s.slot.fn.store(nullptr, std::memory_order_relaxed);
@@ -259,17 +312,20 @@ void Pool::RunStealable(int count, const void* task, size_t bytes, Compute compu
   s.slot.words.store(static_cast<uint32_t>(words), std::memory_order_relaxed);
   const uint32_t next = s.epoch.load(std::memory_order_relaxed) + 1;
   for (int i = 0; i < count; ++i) s.chunks[static_cast<size_t>(i)].store(ChunkWord(next, kOpen), std::memory_order_relaxed);
-  const Clock::time_point start = Clock::now();
-  const uint32_t e = s.Open(count);
+  const uint32_t e = s.Open(count, start);
 
   State::Job unused;
   int mine = 0;
+  Clock::time_point drained = start;
+  Clock::duration longest{};
   for (int chunk; s.Claim(e, false, &unused, &chunk); ++mine) {
     // Nobody else computes what the caller claimed, so its word needs no race.
     if (compute(task, chunk, 0, true)) commit(task, chunk, 0);
     s.Finish(e, chunk);
+    const Clock::time_point now = Clock::now();
+    longest = std::max(longest, now - drained);
+    drained = now;
   }
-  const Clock::time_point drained = Clock::now();
   const auto per_chunk = mine > 0 ? (drained - start) / mine : Clock::duration::zero();
   const auto patience = std::clamp<Clock::duration>(per_chunk, kLeastPatience, kMostPatience);
   bool waited = false;
@@ -291,6 +347,8 @@ void Pool::RunStealable(int count, const void* task, size_t bytes, Compute compu
     }
     if (!any && polls > 2000) std::this_thread::yield();  // a worker was stopped while it commits
   }
+  const Clock::duration usual = mine > 1 ? (drained - start - longest) / (mine - 1) : longest;
+  s.Observe(drained, drained - start, longest - usual > kInterruption ? longest - usual : Clock::duration::zero());
   s.open.store(false, std::memory_order_release);
 }
 

@@ -10,7 +10,9 @@
 //   RunStealable  a worker computes a chunk into memory of its own and then commits it; the caller, when nothing is left to
 //                 claim, computes chunks that are overdue once more, and whoever is first commits. A region is then never
 //                 slower than the caller alone, whatever happens to the workers.
-// Workers keep off the CPU that the caller runs on (base/affinity), because a worker in front of its own caller helps nobody.
+// Workers keep off the CPU that the caller runs on (base/affinity), because a worker in front of its own caller helps nobody. And
+// where another program takes a core, a worker can hold the last free one while its caller waits: a caller that notices that
+// it is being stopped works alone for a while, so that the system has a core to put it on.
 #pragma once
 
 #include <cstddef>
