@@ -1,6 +1,6 @@
 // engine/sampler: the chain behind sampler.h. A vocabulary has 50 to 250 thousand entries and a step a few milliseconds, so
 // it is passed over with vector kernels and never sorted: the filters and the draw only ever look at the most probable tokens, which
-// are collected and sorted in bands of falling logits, as many as are needed.
+// are collected and sorted in bands of falling logits, as many as are needed, from blocks whose maximum reaches the band.
 #include "engine/sampler.h"
 
 #include <algorithm>
@@ -10,10 +10,12 @@
 namespace lowbit {
 namespace {
 
-// Entries whose maximum is taken at once: small enough to stay in cache for the second look at the winner.
-constexpr size_t kBlock = 2048;
-// Width in logits of the first band: e^-5 of the best token's probability, a few dozen tokens in most texts.
-constexpr float kFirstBand = 5;
+// Entries whose maximum is taken at once: few enough that most blocks of a band can be left out, enough to pay for the call.
+constexpr size_t kBlock = 128;
+// Width in logits of a band, and how many there are before everything left comes at once. Wide enough that one or two do for most
+// draws, narrow enough that the step into the mass of improbable tokens does not sort many more than are needed.
+constexpr float kBand = 2;
+constexpr int kBands = 16;
 
 // Below it exp((logit - best) / temperature) is 0 or 1 for all logits that f32 can tell apart.
 constexpr float kLowestTemperature = 1e-6f;
@@ -41,26 +43,22 @@ void Penalise(std::span<float> logits, std::span<const int32_t> history, float p
   }
 }
 
-// The first of the largest logits; -1 when none is above minus infinity.
-int ArgMax(const KernelTable& kernels, std::span<const float> logits) {
-  float best = -std::numeric_limits<float>::infinity();
-  size_t block = logits.size();
-  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
-    const float most = kernels.max(logits.data() + begin, std::min(kBlock, logits.size() - begin));
-    if (most > best) {
-      best = most;
-      block = begin;
-    }
-  }
-  if (block == logits.size()) return -1;
-  return static_cast<int>(std::find(logits.begin() + static_cast<ptrdiff_t>(block), logits.end(), best) - logits.begin());
+// The first of the largest logits; -1 when none is above minus infinity. Fills `maxima`.
+int ArgMax(const KernelTable& kernels, std::span<const float> logits, std::vector<float>* maxima) {
+  maxima->clear();
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock)
+    maxima->push_back(kernels.max(logits.data() + begin, std::min(kBlock, logits.size() - begin)));
+  const auto best = std::max_element(maxima->begin(), maxima->end());  // the first of equal ones
+  if (best == maxima->end() || !(*best > -std::numeric_limits<float>::infinity())) return -1;
+  const auto block = logits.begin() + (best - maxima->begin()) * static_cast<ptrdiff_t>(kBlock);
+  return static_cast<int>(std::find(block, logits.end(), *best) - logits.begin());
 }
 
 // The tokens in falling order of their logits, sorted as far as somebody looked.
 class Ranking {
  public:
-  Ranking(std::span<const float> logits, float best, std::vector<Candidate>* storage)
-      : logits_(logits), list_(*storage), best_(best), above_(std::numeric_limits<float>::infinity()) {
+  Ranking(std::span<const float> logits, float best, const std::vector<float>& maxima, std::vector<Candidate>* storage)
+      : logits_(logits), maxima_(maxima), list_(*storage), best_(best), above_(std::numeric_limits<float>::infinity()) {
     list_.clear();
   }
 
@@ -73,21 +71,24 @@ class Ranking {
 
  private:
   void NextBand() {
-    // Four bands reach 75 logits below the best; what is left then comes at once.
-    const float floor = bands_++ < 4 ? best_ - width_ : -std::numeric_limits<float>::infinity();
-    width_ = 2 * width_ + kFirstBand;
+    ++bands_;
+    const float floor = bands_ <= kBands ? best_ - kBand * static_cast<float>(bands_) : -std::numeric_limits<float>::infinity();
     complete_ = !(floor > -std::numeric_limits<float>::infinity());
     const size_t sorted = list_.size();
-    for (size_t i = 0; i < logits_.size(); ++i)
-      if (logits_[i] >= floor && logits_[i] < above_) list_.push_back({logits_[i], static_cast<int>(i)});
+    for (size_t block = 0; block < maxima_.size(); ++block) {
+      if (maxima_[block] < floor) continue;
+      const size_t begin = block * kBlock, end = std::min(begin + kBlock, logits_.size());
+      for (size_t i = begin; i < end; ++i)
+        if (logits_[i] >= floor && logits_[i] < above_) list_.push_back({logits_[i], static_cast<int>(i)});
+    }
     std::sort(list_.begin() + static_cast<ptrdiff_t>(sorted), list_.end(), Before);
     above_ = floor;
   }
 
   std::span<const float> logits_;
+  const std::vector<float>& maxima_;
   std::vector<Candidate>& list_;
   float best_, above_;  // every token with a logit of at least above_ is in the list
-  float width_ = kFirstBand;
   int bands_ = 0;
   bool complete_ = false;
 };
@@ -109,7 +110,7 @@ Result<int> Sample(const KernelTable& kernels, std::span<float> logits, std::spa
   }
   const bool finite = kernels.all_finite(logits.data(), logits.size());
   const bool nan = !finite && std::any_of(logits.begin(), logits.end(), [](float l) { return std::isnan(l); });
-  const int best_id = nan ? -1 : ArgMax(kernels, logits);
+  const int best_id = nan ? -1 : ArgMax(kernels, logits, &buffer->block_maxima);
   if (best_id < 0 || !std::isfinite(logits[static_cast<size_t>(best_id)]))
     return Error(Code::kInvalidArgument,
                  "The model produced logits that are not finite at position %lld; its weights are damaged or its values overflow",
@@ -118,7 +119,7 @@ Result<int> Sample(const KernelTable& kernels, std::span<float> logits, std::spa
 
   const float best = logits[static_cast<size_t>(best_id)], inverse = 1.0f / options.temperature;
   const auto mass = [&](const Candidate& c, double factor) { return std::exp(static_cast<double>(c.logit - best) * factor); };
-  Ranking ranking(logits, best, &buffer->candidates);
+  Ranking ranking(logits, best, buffer->block_maxima, &buffer->candidates);
   // Every filter keeps a prefix of the ranking; `limit` is its length so far.
   size_t limit = options.top_k > 0 ? std::min(logits.size(), static_cast<size_t>(options.top_k)) : logits.size();
   const bool all = limit == logits.size() && !(options.top_p < 1) && !(options.min_p > 0);

@@ -28,6 +28,7 @@ struct Candidate {
 
 // Memory of a sampler, reused from call to call. One for each thread that samples.
 struct SampleBuffer {
+  std::vector<float> block_maxima;    // of the logits
   std::vector<float> masses;          // a copy of the logits to take exponentials of
   std::vector<Candidate> candidates;  // sorted, see sampler.cc
   std::vector<int32_t> seen;

@@ -189,7 +189,7 @@ LOWBIT_TEST(SamplerMatchesItsDefinition) {
 
 LOWBIT_TEST(SamplerArgMaxOverBlocks) {
   std::vector<float> logits(10000, -3.0f);
-  for (size_t at : {size_t(0), size_t(2047), size_t(2048), size_t(9999)}) {
+  for (size_t at : {size_t(0), size_t(127), size_t(128), size_t(2048), size_t(9999)}) {
     std::vector<float> copy = logits;
     copy[at] = 1;
     if (at < 9000) copy[9001] = 1;  // a later equal one
