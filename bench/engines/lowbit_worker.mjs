@@ -56,7 +56,7 @@ async function speed(request) {
 
 /** One conversation's way: a prompt of given ids, then its greedy continuation. */
 async function continuation(request) {
-  const { ids, generate } = request;
+  const { ids, generate, options = {} } = request;
   const begin = performance.now();
   const model = await load(request);
   const loadSeconds = (performance.now() - begin) / 1000;
@@ -64,7 +64,7 @@ async function continuation(request) {
   let result;
   for (let i = 0; i < 2; i++) {
     await context.reset();
-    result = await finish(context.generateTokens(ids, { maxTokens: generate + 1, ignoreEos: true }));
+    result = await finish(context.generateTokens(ids, { ...options, maxTokens: generate + 1, ignoreEos: true }));
   }
   return {
     prefill_tokens_per_second: result.timing.prefillTokensPerSecond,
@@ -228,6 +228,11 @@ const tasks = {
 };
 
 const request = JSON.parse(process.argv[2]);
-const answer = await tasks[request.task](request);
-for (const model of models) await model.dispose();
-console.log(JSON.stringify(answer));
+try {
+  const answer = await tasks[request.task](request);
+  for (const model of models) await model.dispose();
+  console.log(JSON.stringify(answer));
+} catch (error) {
+  console.error(error.code === undefined ? error.stack : `${error.code}: ${error.message}`);
+  process.exitCode = 1;
+}

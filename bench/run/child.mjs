@@ -59,6 +59,18 @@ export async function runWorker(file, request, options) {
   return parse.parseLastJson(await runProgram(process.execPath, [file, JSON.stringify(request)], options));
 }
 
+/** Why an option of lowbit cannot be measured: this build does not know it. Undefined when it does. */
+export async function unknownOption(option, call) {
+  try {
+    await call();
+    return undefined;
+  } catch (error) {
+    if (error instanceof EngineFailure && new RegExp(`unknown option[^\\n]*${option}`, 'i').test(error.message))
+      return `this lowbit has no option ${option}`;
+    throw error;
+  }
+}
+
 /** Starts a program that runs beside the samples. @returns its child; stop it with stopChild */
 export function startChild(program, args, stdio) {
   const child = spawn(program, args, { stdio });

@@ -11,9 +11,10 @@ import { EngineFailure, WrongAnswer } from './child.mjs';
 
 /**
  * How far two engines may be apart that compute one model. Both round activations to 8 bit, in groups and at places of their own choice:
- * measured 0.0005 to 0.006 nats on SmolLM2 in any weight type. A wrong scale, a swapped row or a missing layer costs more than 0.1.
+ * measured 0.003 to 0.011 nats and 92 to 97 % equal best tokens on SmolLM2. What is too much: the same model in F16 instead of Q4_0 is
+ * 0.28 nats and 69 % away.
  */
-const LIMITS = { klNats: 0.02, sameBest: 0.9 };
+const LIMITS = { klNats: 0.03, sameBest: 0.85 };
 const CHECKED_CONTEXT = 256;
 
 export class Session {

@@ -13,7 +13,7 @@ export const context = {
     const model = await session.file(where, () => session.files.smollm2(type));
     if (model === undefined || !(await session.checkAgreement(where, model))) return;
     const { llama } = session;
-    for (const threads of session.either(session.threads, session.threads.slice(-1))) {
+    for (const threads of session.either(session.threads, session.threads.slice(0, 1))) {
       const contenders = DEPTHS.flatMap((depth) => [
         { engine: 'lowbit', threads, variant: String(depth), run: () => lowbit.speed(model, { threads, generate, depth }) },
         {

@@ -7,8 +7,9 @@ import { gptq } from './gptq.mjs';
 import { kernels } from './kernels.mjs';
 import { layers } from './layers.mjs';
 import { load } from './load.mjs';
+import { lookup } from './lookup.mjs';
 import { node } from './node.mjs';
 import { speed } from './speed.mjs';
 import { torch } from './torch.mjs';
 
-export const scenarios = [speed, node, busy, batch, context, load, events, layers, torch, kernels, gptq];
+export const scenarios = [speed, node, busy, batch, lookup, context, load, events, layers, torch, kernels, gptq];

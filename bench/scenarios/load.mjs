@@ -2,7 +2,7 @@
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { lowbit } from '../engines/lowbit.mjs';
-import { EngineFailure, WrongAnswer } from '../run/child.mjs';
+import { WrongAnswer, unknownOption } from '../run/child.mjs';
 
 const CONTEXT = 512;
 
@@ -29,7 +29,7 @@ async function measure(session, where, model) {
   const packedCache = path.join(session.files.cache, 'packed');
   const request = { model, threads, contextSize: CONTEXT };
   const run = (extra) => lowbit.call('firstToken', { ...request, ...extra });
-  const without = await hasNoPackedCache(() => run({ packedCache }));
+  const without = await unknownOption('packedCache', () => run({ packedCache }));
   const tokens = new Map();
   const checked = (variant, answer) => {
     tokens.set(variant, answer.tokens.join());
@@ -49,15 +49,4 @@ async function measure(session, where, model) {
     { engine: 'lowbit', threads, variant: 'second', missing: without, run: async () => checked('second', await run({ packedCache })) },
   ]);
   await rm(packedCache, { recursive: true, force: true });
-}
-
-/** Why the second load cannot be measured; undefined when it can. */
-async function hasNoPackedCache(call) {
-  try {
-    await call();
-    return undefined;
-  } catch (error) {
-    if (error instanceof EngineFailure && /packedCache/.test(error.message)) return 'this lowbit has no option packedCache';
-    throw error;
-  }
 }
