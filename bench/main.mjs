@@ -48,7 +48,7 @@ async function run(options) {
   const llama = new Llama(options.llama);
   const recorder = new Recorder(options.out);
   const engine = await lowbit.call('info');
-  recorder.add(machineLine(engine));
+  recorder.add(machineLine(engine, options.quick));
   if (os.loadavg()[0] > IDLE_LOAD) console.log(`this machine is busy (load ${os.loadavg()[0].toFixed(2)}): figures are disturbed`);
   const bandwidth = await Bandwidth.start(options.cache);
   if (bandwidth.missing !== undefined) recorder.add({ type: 'skip', scenario: 'all', reason: bandwidth.missing });

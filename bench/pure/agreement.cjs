@@ -4,12 +4,14 @@
  *
  * Layout (little endian): "_logits_" | u32 context | i32 vocabulary | i32 chunks | i32 tokens[chunks * context] | then per chunk, for the
  * positions floor(context / 2) to context - 2: f32 scale | f32 smallest log-probability | u16 code[vocabulary, padded to even];
- * log-probability = smallest + scale * code. What lies 16 below the best token is stored as that smallest value.
+ * log-probability = smallest + scale * code. What lies more than 16 below the best token is stored with code 0.
  * (llama.cpp, tools/perplexity)
  */
 'use strict';
 
 const HEADER_BYTES = 20;
+/** In nats below the best token. */
+const CUT_OFF = 16;
 const MAX_VOCABULARY = 1 << 24;
 
 /**
@@ -40,7 +42,12 @@ function readLogProbabilities(bytes) {
     const at = dataStart + (chunk * scored + row) * rowBytes;
     const scale = bytes.readFloatLE(at);
     const smallest = bytes.readFloatLE(at + 4);
-    return Float32Array.from({ length: vocabulary }, (_, id) => smallest + scale * bytes.readUInt16LE(at + 8 + 2 * id));
+    // Cut-off tokens are less probable than code 0 says: ten thousands of them would add up to half a percent. They count as impossible.
+    const cutOff = scale * 65_535 > CUT_OFF * 0.999;
+    return Float32Array.from({ length: vocabulary }, (_, id) => {
+      const code = bytes.readUInt16LE(at + 8 + 2 * id);
+      return cutOff && code === 0 ? -Infinity : smallest + scale * code;
+    });
   };
   return { contextSize, vocabulary, tokens, first, scored, rows };
 }
@@ -57,7 +64,7 @@ function logProbabilities(logits) {
 
 /**
  * Kullback-Leibler divergence sum p * (log p - log q) of two distributions given as log-probabilities, in nats, and whether both
- * have the same most probable token. NaN anywhere gives NaN.
+ * have the same most probable token. What p holds for impossible adds nothing; NaN gives NaN.
  */
 function divergence(p, q) {
   if (p.length !== q.length || p.length === 0)
@@ -66,7 +73,7 @@ function divergence(p, q) {
   let bestP = 0;
   let bestQ = 0;
   for (let i = 0; i < p.length; i++) {
-    sum += Math.exp(p[i]) * (p[i] - q[i]);
+    if (p[i] !== -Infinity) sum += Math.exp(p[i]) * (p[i] - q[i]);
     if (p[i] > p[bestP]) bestP = i;
     if (q[i] > q[bestQ]) bestQ = i;
   }

@@ -17,6 +17,9 @@ const scaleFor = (engines) => ({ domain: engines, range: engines.map((engine) =>
 const nameOf = (metric) => (metric === DECODE ? 'decode' : 'prefill');
 const chart = (title, rest) => ({ $schema: 'https://vega.github.io/schema/vega-lite/v6.json', config: CONFIG, title, ...rest });
 
+/** Panels in the order of the rows; Vega-Lite would sort them by name. */
+const inOrder = (rows, field) => [...new Set(rows.map((row) => row[field]))];
+
 /** Bars of the ratio to each peer, with the range over pairs of samples; the line at 1 is a tie. */
 function ratioBars(results) {
   const rows = [
@@ -37,7 +40,7 @@ function ratioBars(results) {
   const peer = { field: 'peer', type: 'nominal', sort: null };
   return chart('lowbit relative to its peers (tokens per second)', {
     data: { values: rows },
-    facet: { field: 'panel', type: 'nominal', title: null, header: { labelFontWeight: 'bold' }, sort: null },
+    facet: { field: 'panel', type: 'nominal', title: null, header: { labelFontWeight: 'bold' }, sort: inOrder(rows, 'panel') },
     columns: 2,
     spec: {
       width: 280,
@@ -60,7 +63,10 @@ function threadLines(results) {
   if (rows.length === 0) return undefined;
   return chart('Tokens per second over threads', {
     data: { values: rows },
-    facet: { row: { field: 'what', title: null, sort: null }, column: { field: 'weights', title: null, sort: null } },
+    facet: {
+      row: { field: 'what', title: null, sort: inOrder(rows, 'what') },
+      column: { field: 'weights', title: null, sort: inOrder(rows, 'weights') },
+    },
     resolve: { scale: { y: 'independent' } },
     spec: {
       width: 95,
@@ -112,7 +118,7 @@ function sharedBars(results) {
   const y = { field: 'engine', type: 'nominal', title: null, sort: null };
   return chart('Two threads while another process takes a core', {
     data: { values: rows },
-    facet: { field: 'what', type: 'nominal', title: null, sort: null, header: { labelFontWeight: 'bold' } },
+    facet: { field: 'what', type: 'nominal', title: null, sort: inOrder(rows, 'what'), header: { labelFontWeight: 'bold' } },
     spec: {
       width: 280,
       height: { step: 24 },
@@ -131,8 +137,8 @@ function roofline(results) {
   const memory = best(kernels.filter(({ unit }) => unit === 'GB/s'));
   const compute = best(kernels.filter(({ unit }) => unit === 'GOPS'));
   if (memory === undefined || compute === undefined) return undefined;
-  const intensities = Array.from({ length: 41 }, (_, i) => 2 ** (i / 2.5 - 1));
-  const roof = intensities.map((intensity) => ({ intensity, rate: Math.min(memory * intensity, compute) }));
+  const furthest = Math.max(...kernels.map(({ intensity }) => intensity), compute / memory);
+  const roof = [1, compute / memory, 2 * furthest].map((intensity) => ({ intensity, rate: Math.min(memory * intensity, compute) }));
   return chart(`Kernels under the roof of one core: ${memory.toFixed(0)} GB/s read, ${compute.toFixed(0)} GOPS int8`, {
     width: 560,
     height: 320,

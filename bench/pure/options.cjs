@@ -71,15 +71,18 @@ function parseOptions(argv, env, scenarios) {
     files: list('--files', values.files, FILES) ?? FILES,
     threads: threadList(values.threads ?? '1,2'),
     rounds: integer('--rounds', values.rounds ?? (quick ? '2' : '7'), 1, 100),
-    models: values.models ?? env.LOWBIT_MODELS,
-    cache: values.cache ?? env.LOWBIT_BENCH_CACHE,
-    llama: values.llama ?? env.LOWBIT_BENCH_LLAMA,
-    python: values.python ?? env.LOWBIT_PYTHON,
-    texts: values.texts ?? env.LOWBIT_TEXTS,
+    models: given(values.models, env.LOWBIT_MODELS),
+    cache: given(values.cache, env.LOWBIT_BENCH_CACHE),
+    llama: given(values.llama, env.LOWBIT_BENCH_LLAMA),
+    python: given(values.python, env.LOWBIT_PYTHON),
+    texts: given(values.texts, env.LOWBIT_TEXTS),
     native: values.native,
     out: values.out,
   };
 }
+
+/** An empty variable counts as absent. */
+const given = (...values) => values.find((value) => value !== undefined && value !== '');
 
 function list(option, text, known) {
   if (text === undefined) return undefined;

@@ -56,6 +56,21 @@ class Results {
   }
 }
 
+/** Every series of some scenarios and metrics: what is shown as it is. */
+function plain(results, wanted) {
+  const rows = new Map();
+  for (const line of results.lines) {
+    if (line.type !== 'sample') continue;
+    for (const metric of wanted[line.scenario] ?? []) {
+      const where = { scenario: line.scenario, case: line.case, engine: line.engine, threads: line.threads, variant: line.variant, metric };
+      const key = keyOf(where);
+      const found = rows.has(key) ? undefined : results.spread(where);
+      if (found !== undefined) rows.set(key, { ...where, figure: found });
+    }
+  }
+  return [...rows.values()];
+}
+
 const keyOf = ({ scenario, case: name, engine, threads, variant = '', metric }) =>
   JSON.stringify([scenario, name, engine, threads, variant, metric]);
 
@@ -121,4 +136,4 @@ function depths(results) {
   return rows;
 }
 
-module.exports = { Results, comparison, shared, depths, DECODE, PREFILL };
+module.exports = { Results, comparison, shared, depths, plain, DECODE, PREFILL };

@@ -3,10 +3,9 @@
  * other types; a GPTQ checkpoint, 4 bit, groups of 128, that lowbit rounds itself (speed does not depend on how codes were chosen); layers
  * of larger models with random weights. Made once, in the cache folder.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { readFileSync } from 'node:fs';
 import { lowbit } from '../engines/lowbit.mjs';
 import { EngineFailure } from './child.mjs';
 import { root } from './machine.mjs';

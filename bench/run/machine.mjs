@@ -19,7 +19,7 @@ export function allowedCpus() {
 }
 
 /** First line of a result file. @param {{chosenIsa: string}} engine engineInfo() of lowbit */
-export function machineLine(engine) {
+export function machineLine(engine, quick) {
   const git = (...args) => spawnSync('git', ['-C', root, ...args], { encoding: 'utf8' }).stdout?.trim() || undefined;
   return {
     type: 'machine',
@@ -32,6 +32,7 @@ export function machineLine(engine) {
     isa: engine.chosenIsa,
     lowbit_commit: git('rev-parse', '--short', 'HEAD'),
     lowbit_changed: (git('status', '--porcelain', '--untracked-files=no') ?? '') !== '',
+    quick,
     load_average: os.loadavg()[0],
   };
 }

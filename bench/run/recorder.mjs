@@ -24,7 +24,7 @@ function describe(line) {
     case 'sample': {
       const metrics = Object.entries(line.metrics).map(([name, value]) => `${name} ${format(value)}`);
       const read = line.read_bytes_per_second === undefined ? '' : `  [read ${(line.read_bytes_per_second / 1e9).toFixed(1)} GB/s]`;
-      return `${where}  ${line.engine}  ${line.threads} thread${line.threads === 1 ? '' : 's'}  ${metrics.join('  ')}${read}`;
+      return `${where}  ${line.engine}${line.variant === undefined ? '' : ` (${line.variant})`}  ${line.threads} thread${line.threads === 1 ? '' : 's'}  ${metrics.join('  ')}${read}`;
     }
     case 'check':
       return `${where}  ${line.engine}  agrees: ${line.what}`;

@@ -1,8 +1,8 @@
-/** Load to first token, the first time (mapping and packing) and the second (packed weights mapped from the cache), and memory. */
+/** Load to first token: packing, packing and writing the cache of packed weights, and reading that cache; and memory. */
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { lowbit } from '../engines/lowbit.mjs';
-import { WrongAnswer, unknownOption } from '../run/child.mjs';
+import { EngineFailure, WrongAnswer, unknownOption } from '../run/child.mjs';
 
 const CONTEXT = 512;
 
@@ -27,26 +27,31 @@ export const load = {
 async function measure(session, where, model) {
   const threads = session.allThreads;
   const packedCache = path.join(session.files.cache, 'packed');
+  const clear = () => rm(packedCache, { recursive: true, force: true });
   const request = { model, threads, contextSize: CONTEXT };
   const run = (extra) => lowbit.call('firstToken', { ...request, ...extra });
-  const without = await unknownOption('packedCache', () => run({ packedCache }));
-  const tokens = new Map();
-  const checked = (variant, answer) => {
-    tokens.set(variant, answer.tokens.join());
-    if (new Set(tokens.values()).size > 1) throw new WrongAnswer(`${where.case}: the second load writes another text than the first`);
-    return answer;
-  };
-  await session.alternate(where, [
-    {
-      engine: 'lowbit',
-      threads,
-      variant: 'first',
-      run: async () => {
-        await rm(packedCache, { recursive: true, force: true });
-        return checked('first', await run(without === undefined ? { packedCache } : {}));
-      },
+  const missing = await unknownOption('packedCache', () => run({ packedCache }));
+  const tokens = new Set();
+  const load = (variant, expected, extra) => ({
+    engine: 'lowbit',
+    threads,
+    variant,
+    missing: extra.packedCache === undefined ? undefined : missing,
+    run: async () => {
+      if (expected === 'written') await clear();
+      const answer = await run(extra);
+      if (expected !== undefined && answer.packed_cache !== expected) {
+        throw new EngineFailure(`the packed cache is "${answer.packed_cache}" where "${expected}" was expected`);
+      }
+      tokens.add(answer.tokens.join());
+      if (tokens.size > 1) throw new WrongAnswer(`${where.case}: loads of one model write different texts`);
+      return answer;
     },
-    { engine: 'lowbit', threads, variant: 'second', missing: without, run: async () => checked('second', await run({ packedCache })) },
+  });
+  await session.alternate(where, [
+    load('first', undefined, {}),
+    load('writing', 'written', { packedCache }),
+    load('second', 'hit', { packedCache }),
   ]);
-  await rm(packedCache, { recursive: true, force: true });
+  await clear();
 }

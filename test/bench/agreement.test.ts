@@ -63,6 +63,18 @@ describe('the file of log-probabilities', () => {
     expect([...read.rows(1, 1)]).toEqual([-6.5, -3, 0]);
   });
 
+  test('tokens that were cut off, 16 below the best one, are impossible and not merely improbable', () => {
+    const bytes = file();
+    const row = 20 + 40;
+    bytes.writeFloatLE(16 / 65_535, row);
+    bytes.writeFloatLE(-16, row + 4);
+    [0, 65_535, 1].forEach((code, id) => bytes.writeUInt16LE(code, row + 8 + 2 * id));
+    const p = readLogProbabilities(bytes).rows(0, 0);
+    expect(p[0]).toBe(-Infinity);
+    expect(p[2]).toBeCloseTo(-16, 3);
+    expect(divergence(p, p)).toEqual({ nats: 0, sameBest: true });
+  });
+
   test('a truncated or foreign file is refused', () => {
     expect(() => readLogProbabilities(file().subarray(0, -1))).toThrow(/too few for 2 chunks/);
     expect(() => readLogProbabilities(Buffer.from('GGUF'))).toThrow(/llama-perplexity did not write it/);

@@ -20,6 +20,7 @@ test('lists are sorted out, the environment gives folders, and the command line 
     cache: 'b',
     llama: 'c',
   });
+  expect(parseOptions([], { LOWBIT_PYTHON: '' }, scenarios).python).toBeUndefined();
   expect(parse('report', 'a.jsonl', 'b.jsonl')).toMatchObject({ command: 'report', inputs: ['a.jsonl', 'b.jsonl'] });
 });
 

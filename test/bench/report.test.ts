@@ -81,6 +81,18 @@ test('the worst kernel of the large shapes decides', () => {
   expect(judged(results, /^GEMV/).figure.median).toBe(0.91);
 });
 
+test('figures of lowbit alone are shown in readable units, variants apart', () => {
+  const load = (variant: string, seconds: number) =>
+    sample('lowbit', 2, 0, 1, { scenario: 'load', variant, metrics: { load_seconds: seconds, peak_rss_bytes: 25e7 } });
+  const text: string = sections(new Results([machine, load('first', 0.5), load('second', 0.1)])).more;
+  expect(text.split('\n').slice(2)).toEqual([
+    '| load | Q4_0 | first | 2 | load | 0.50 (0.50-0.50) s |',
+    '| load | Q4_0 | first | 2 | peak memory of the process | 250 (250-250) MB |',
+    '| load | Q4_0 | second | 2 | load | 0.10 (0.10-0.10) s |',
+    '| load | Q4_0 | second | 2 | peak memory of the process | 250 (250-250) MB |',
+  ]);
+});
+
 test('markers are filled, twice with the same outcome, and unknown or missing ones are errors', () => {
   const document = 'a\n<!-- bench:one -->\nold\n<!-- /bench -->\nb\n';
   const once = fillMarkers(document, { one: table(['x'], [[1]]) });
