@@ -1,0 +1,39 @@
+/** Seconds of a GPTQ run: 128 samples of 512 tokens, true-sequential, 4 bit, groups of 128. Off by default: minutes. */
+import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import path from 'node:path';
+import { lowbit } from '../engines/lowbit.mjs';
+
+export const gptq = {
+  name: 'gptq',
+  about: 'seconds of a GPTQ run (off by default)',
+  optional: true,
+  async run(session) {
+    const samples = session.either(128, 8);
+    const where = { scenario: 'gptq', case: `4 bit g128, ${samples} x 512 tokens` };
+    const model = session.files.checkpoint;
+    const file = path.join(session.options.texts, 'cal_wiki.utf8');
+    for (const needed of [model, file]) {
+      if (!existsSync(needed)) return session.skip(where, 'file', `${needed} is missing: see docs/benchmarks.md`);
+    }
+    const threads = session.allThreads;
+    const output = path.join(session.files.cache, 'gptq-run');
+    const options = {
+      model,
+      output,
+      method: 'gptq',
+      bits: 4,
+      groupSize: 128,
+      threads,
+      calibration: { file },
+      calibrationSamples: samples,
+      calibrationLength: 512,
+    };
+    const run = async () => {
+      await rm(output, { recursive: true, force: true });
+      return lowbit.call('compress', { options }, { timeoutSeconds: 3600 });
+    };
+    await session.alternate(where, [{ engine: 'lowbit', threads, run }], Math.min(session.rounds, session.either(3, 1)));
+    return rm(output, { recursive: true, force: true });
+  },
+};

@@ -1,0 +1,26 @@
+/** The native kernel bench: every sample beside a read loop or a register loop of the same run. Its lines are kept as they are. */
+import { existsSync } from 'node:fs';
+import { lowbit } from '../engines/lowbit.mjs';
+import parse from '../pure/parse.cjs';
+import { runProgram } from '../run/child.mjs';
+
+export const kernels = {
+  name: 'kernels',
+  about: 'kernels against the read loop and the register loop of the same run',
+  async run(session) {
+    const where = { scenario: 'kernels' };
+    const program = session.options.native;
+    if (!existsSync(program))
+      return session.skip(where, 'lowbit', `${program} is missing: run "npm run bench:native" or give it with --native`);
+    const { chosenIsa } = await lowbit.call('info');
+    for (const what of ['gemv', 'gemm']) {
+      const text = await session.attempt(where, 'lowbit', () => runProgram(program, [chosenIsa, what]));
+      if (text === undefined) continue;
+      const found = parse.parseKernelLines(text);
+      if (found.length === 0) session.skip(where, 'lowbit', `${program} ${chosenIsa} ${what} printed no results`);
+      for (const kernel of found) session.recorder.add({ type: 'kernel', ...where, case: kernel.problem, engine: 'lowbit', ...kernel });
+      console.log(`kernels  ${chosenIsa} ${what}: ${found.length} results`);
+    }
+    return undefined;
+  },
+};
