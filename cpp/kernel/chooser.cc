@@ -1,6 +1,8 @@
 // kernel/chooser: the ordered list of kernel tables and what each needs from the processor.
 #include "kernel/chooser.h"
 
+#include "kernel/self_check.h"
+
 namespace lowbit {
 
 #ifndef LOWBIT_HAVE_AVX2
@@ -8,6 +10,12 @@ const KernelTable* Avx2Kernels() { return nullptr; }
 #endif
 #ifndef LOWBIT_HAVE_AVX512
 const KernelTable* Avx512Kernels() { return nullptr; }
+#endif
+#ifndef LOWBIT_HAVE_NEON
+const KernelTable* NeonKernels() { return nullptr; }
+#endif
+#ifndef LOWBIT_HAVE_NEON_I8MM
+const KernelTable* NeonI8mmKernels() { return nullptr; }
 #endif
 
 namespace {
@@ -18,6 +26,14 @@ constexpr const char* kNotBuilt = "not compiled into this binary";
 std::string Reason(Isa isa) {
   const CpuFeatures& cpu = Cpu();
   switch (isa) {
+    case Isa::kAmx: {
+      if (AmxKernels() == nullptr) return kNotBuilt;
+      if (!cpu.amx_int8) return "this processor or operating system does not offer AMX-INT8 tiles and AVX-512 VNNI";
+      // never run on a real processor by the developers, only in emulation
+      static const bool right = GemmIsRight(*AmxKernels());
+      if (!right) return "its products, tested in emulation only, came out wrong on this processor";
+      return "";
+    }
     case Isa::kAvx512:
       if (Avx512Kernels() == nullptr) return kNotBuilt;
       if (!cpu.avx512) return "this processor or operating system does not offer AVX-512 F, BW, DQ and VL";
@@ -27,6 +43,14 @@ std::string Reason(Isa isa) {
       if (Avx2Kernels() == nullptr) return kNotBuilt;
       if (!cpu.avx2) return "this processor or operating system does not offer AVX2, FMA and F16C";
       return "";
+    case Isa::kNeonI8mm:
+      if (NeonI8mmKernels() == nullptr) return kNotBuilt;
+      if (!cpu.arm_i8mm) return "this processor or operating system does not offer the ARM 8-bit matrix extension (i8mm)";
+      return "";
+    case Isa::kNeon:
+      if (NeonKernels() == nullptr) return kNotBuilt;
+      if (!cpu.arm_dotprod) return "this processor or operating system does not offer ARM dot products (dotprod)";
+      return "";
     case Isa::kRef:
       return "";
   }
@@ -35,10 +59,16 @@ std::string Reason(Isa isa) {
 
 const KernelTable* Table(Isa isa) {
   switch (isa) {
+    case Isa::kAmx:
+      return AmxKernels();
     case Isa::kAvx512:
       return Avx512Kernels();
     case Isa::kAvx2:
       return Avx2Kernels();
+    case Isa::kNeonI8mm:
+      return NeonI8mmKernels();
+    case Isa::kNeon:
+      return NeonKernels();
     case Isa::kRef:
       return RefKernels();
   }

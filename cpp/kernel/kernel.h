@@ -90,8 +90,11 @@ struct KernelTable {
 };
 
 const KernelTable* RefKernels();
-const KernelTable* Avx2Kernels();    // null where not compiled in
-const KernelTable* Avx512Kernels();  // null where not compiled in
+const KernelTable* Avx2Kernels();      // null where not compiled in
+const KernelTable* Avx512Kernels();    // null where not compiled in
+const KernelTable* AmxKernels();       // null where not compiled in
+const KernelTable* NeonKernels();      // null where not compiled in
+const KernelTable* NeonI8mmKernels();  // null where not compiled in
 
 // Columns per activation scale for a weight format: 32 for group_size 16 and 32, otherwise 32 too unless the weight group
 // is larger and accuracy allows (kernel/chooser.cc says why).
