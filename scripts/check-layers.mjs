@@ -25,7 +25,16 @@ const cppRooms = {
   base: { uses: [] },
 };
 /** Headers of one instruction set stay inside kernel/: everyone else goes through the chooser's table. */
-const privateFolders = ['kernel/ref/', 'kernel/simd/', 'kernel/avx2/', 'kernel/avx512/', 'kernel/avx512bf16/'];
+const privateFolders = [
+  'kernel/ref/',
+  'kernel/simd/',
+  'kernel/avx2/',
+  'kernel/avx512/',
+  'kernel/avx512bf16/',
+  'kernel/amx/',
+  'kernel/neon/',
+  'kernel/neon_i8mm/',
+];
 const cppPackages = { 'napi.h': ['binding'], 'node_api.h': ['binding'], 'uv.h': ['binding'] };
 
 const user = ['models', 'tokenizer', 'checkpoint', 'native', 'errors', 'options', 'model'];

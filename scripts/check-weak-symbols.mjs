@@ -1,23 +1,27 @@
 /**
  * npm run check:weak [-- <build folder>...]: what an instruction-set object may not contain. Default folder: build.
  *
- * Kernels for AVX2 and AVX-512 are compiled with -m options the rest must not see. A weak symbol in such an object (an inline
+ * Kernels for wider instruction sets are compiled with -m options the rest must not see. A weak symbol in such an object (an inline
  * function of a std:: header) could be the copy the linker keeps for the whole program, and an initialiser would run at load:
- * both end in SIGILL on older processors. Reads `nm` of every object of the targets named below; finding no
- * object is a failure on x86-64. `--self-test` compiles a planted object of each kind and fails unless both are found.
+ * both end in SIGILL on older processors. Reads `nm` of every object of the targets that lowbit_isa() in CMakeLists.txt
+ * makes; finding no object is a failure on x86-64 and ARM. `--self-test` compiles a planted object of each kind and fails unless both are found.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 
+const repository = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
+const sets = [...readFileSync(path.join(repository, 'CMakeLists.txt'), 'utf8').matchAll(/^\s*lowbit_isa\((\w+)/gm)].map(([, name]) => name);
+const isObject = new RegExp(`lowbit_(${sets.join('|')})\\.dir[\\\\/].*\\.o(bj)?$`);
+
 function objectsUnder(folder) {
   if (!existsSync(folder)) return [];
   return readdirSync(folder, { recursive: true })
     .map((name) => path.join(folder, name))
-    .filter((name) => /lowbit_(avx2|avx512|avx512bf16)\.dir[\\/].*\.o(bj)?$/.test(name));
+    .filter((name) => isObject.test(name));
 }
 
 /** Findings of one object file. */
@@ -72,9 +76,9 @@ if (process.argv.includes('--self-test')) {
   process.exit(problems.length === 0 ? 0 : 1);
 }
 const folders = process.argv.slice(2);
-if (folders.length === 0) folders.push(path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'build'));
+if (folders.length === 0) folders.push(path.join(repository, 'build'));
 const objects = folders.flatMap(objectsUnder);
 const findings = objects.flatMap(check);
 for (const finding of findings) console.error(finding);
 console.log(`check-weak-symbols: ${objects.length} objects, ${findings.length} findings`);
-process.exit(findings.length === 0 && (objects.length > 0 || process.arch !== 'x64') ? 0 : 1);
+process.exit(findings.length === 0 && (objects.length > 0 || !['x64', 'arm64'].includes(process.arch)) ? 0 : 1);

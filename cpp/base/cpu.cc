@@ -1,4 +1,4 @@
-// base/cpu: cpuid, xgetbv, affinity and cgroup quota.
+// base/cpu: cpuid, xgetbv, what ARM systems report, affinity and cgroup quota.
 // cpuid is asked directly: __builtin_cpu_supports needs a compiler runtime that cross builds lack, and does not say
 // whether the operating system saves the wide registers.
 #include "base/cpu.h"
@@ -22,6 +22,13 @@
 #endif
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+#elif defined(__APPLE__) && defined(__aarch64__)
+#include <sys/sysctl.h>
 #endif
 
 namespace lowbit {
@@ -54,6 +61,17 @@ uint64_t EnabledState() {
 #endif
 }
 
+// Linux enables the 8 KB of tile data per process, on request (Documentation/arch/x86/xstate.rst); threads inherit it. Without the
+// permission a tile instruction raises SIGILL. Other systems have other doors, which are not opened here.
+bool RequestTileData() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 CpuFeatures Detect() {
   CpuFeatures f;
   const uint32_t max_leaf = Cpuid(0, 0).a;
@@ -77,6 +95,8 @@ CpuFeatures Detect() {
   f.avx2 = ymm && fma && f16c && (seven.b >> 5 & 1);
   f.avx512 = zmm && f.avx2 && (seven.b >> 16 & 1) && (seven.b >> 17 & 1) && (seven.b >> 30 & 1) && (seven.b >> 31 & 1);
   f.avx512_vnni = f.avx512 && (seven.c >> 11 & 1);
+  const bool tiles = (state & 0x60000) == 0x60000;  // tile configuration and tile data
+  f.amx_int8 = tiles && f.avx512_vnni && (seven.d >> 24 & 1) && (seven.d >> 25 & 1) && RequestTileData();
   const uint32_t max_sub = seven.a;
   if (max_sub >= 1) {
     const Registers sub = Cpuid(7, 1);
@@ -85,8 +105,6 @@ CpuFeatures Detect() {
   }
   return f;
 }
-#else
-CpuFeatures Detect() { return CpuFeatures(); }
 #endif
 
 #if defined(__linux__)
@@ -131,16 +149,54 @@ int QuotaCores() {
 }
 #endif
 
+#if defined(__aarch64__)
+CpuFeatures Detect() {
+  CpuFeatures f;
+#if defined(__linux__)
+  constexpr unsigned long kDotProd = 1ul << 20, kI8mm = 1ul << 13;  // HWCAP_ASIMDDP, HWCAP2_I8MM
+  f.arm_dotprod = (getauxval(AT_HWCAP) & kDotProd) != 0;
+  f.arm_i8mm = f.arm_dotprod && (getauxval(AT_HWCAP2) & kI8mm) != 0;
+  // There is no brand string; the main identification register names implementer and part.
+  unsigned long long id = 0;
+  if (std::sscanf(ReadLine("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1").c_str(), "%llx", &id) == 1) {
+    char text[64];
+    std::snprintf(text, sizeof(text), "ARM implementer 0x%02llx part 0x%03llx", id >> 24 & 0xff, id >> 4 & 0xfff);
+    f.name = text;
+  }
+#elif defined(__APPLE__)
+  const auto has = [](const char* name) {
+    int value = 0;
+    size_t size = sizeof(value);
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+  };
+  f.arm_dotprod = has("hw.optional.arm.FEAT_DotProd");
+  f.arm_i8mm = f.arm_dotprod && has("hw.optional.arm.FEAT_I8MM");
+  char brand[64] = {};
+  size_t size = sizeof(brand) - 1;
+  if (sysctlbyname("machdep.cpu.brand_string", brand, &size, nullptr, 0) == 0) f.name = brand;
+#endif
+  return f;
+}
+#elif !defined(LOWBIT_X86)
+CpuFeatures Detect() { return CpuFeatures(); }
+#endif
+
 }  // namespace
 
 const char* IsaName(Isa isa) {
   switch (isa) {
     case Isa::kRef:
       return "ref";
+    case Isa::kNeon:
+      return "neon";
+    case Isa::kNeonI8mm:
+      return "neon-i8mm";
     case Isa::kAvx2:
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAmx:
+      return "amx";
   }
   return "ref";
 }

@@ -1,6 +1,8 @@
 // kernel/chooser: the ordered list of kernel tables and what each needs from the processor.
 #include "kernel/chooser.h"
 
+#include "kernel/self_check.h"
+
 namespace lowbit {
 
 #ifndef LOWBIT_HAVE_AVX2
@@ -12,6 +14,12 @@ const KernelTable* Avx512Kernels() { return nullptr; }
 #ifndef LOWBIT_HAVE_AVX512BF16
 void AddAvx512Bf16(KernelTable*) {}
 #endif
+#ifndef LOWBIT_HAVE_NEON
+const KernelTable* NeonKernels() { return nullptr; }
+#endif
+#ifndef LOWBIT_HAVE_NEON_I8MM
+const KernelTable* NeonI8mmKernels() { return nullptr; }
+#endif
 
 namespace {
 
@@ -21,6 +29,14 @@ constexpr const char* kNotBuilt = "not compiled into this binary";
 std::string Reason(Isa isa) {
   const CpuFeatures& cpu = Cpu();
   switch (isa) {
+    case Isa::kAmx: {
+      if (AmxKernels() == nullptr) return kNotBuilt;
+      if (!cpu.amx_int8) return "this processor or operating system does not offer AMX-INT8 tiles and AVX-512 VNNI";
+      // never run on a real processor by the developers, only in emulation
+      static const bool right = GemmIsRight(*AmxKernels());
+      if (!right) return "its products, tested in emulation only, came out wrong on this processor";
+      return "";
+    }
     case Isa::kAvx512:
       if (Avx512Kernels() == nullptr) return kNotBuilt;
       if (!cpu.avx512) return "this processor or operating system does not offer AVX-512 F, BW, DQ and VL";
@@ -30,29 +46,49 @@ std::string Reason(Isa isa) {
       if (Avx2Kernels() == nullptr) return kNotBuilt;
       if (!cpu.avx2) return "this processor or operating system does not offer AVX2, FMA and F16C";
       return "";
+    case Isa::kNeonI8mm:
+      if (NeonI8mmKernels() == nullptr) return kNotBuilt;
+      if (!cpu.arm_i8mm) return "this processor or operating system does not offer the ARM 8-bit matrix extension (i8mm)";
+      return "";
+    case Isa::kNeon:
+      if (NeonKernels() == nullptr) return kNotBuilt;
+      if (!cpu.arm_dotprod) return "this processor or operating system does not offer ARM dot products (dotprod)";
+      return "";
     case Isa::kRef:
       return "";
   }
   return "";
 }
 
-// With the bf16 products where this processor has them.
+// A copy of the table with the bf16 products added, where this processor has them.
+KernelTable WithBf16(const KernelTable* table) {
+  KernelTable with = *table;
+  if (Cpu().avx512_bf16) AddAvx512Bf16(&with);
+  return with;
+}
+
 const KernelTable* Avx512Table() {
-  if (!Cpu().avx512_bf16) return Avx512Kernels();
-  static const KernelTable table = [] {
-    KernelTable with = *Avx512Kernels();
-    AddAvx512Bf16(&with);
-    return with;
-  }();
+  static const KernelTable table = WithBf16(Avx512Kernels());
+  return &table;
+}
+
+const KernelTable* AmxTable() {
+  static const KernelTable table = WithBf16(AmxKernels());
   return &table;
 }
 
 const KernelTable* Table(Isa isa) {
   switch (isa) {
+    case Isa::kAmx:
+      return AmxTable();
     case Isa::kAvx512:
       return Avx512Table();
     case Isa::kAvx2:
       return Avx2Kernels();
+    case Isa::kNeonI8mm:
+      return NeonI8mmKernels();
+    case Isa::kNeon:
+      return NeonKernels();
     case Isa::kRef:
       return RefKernels();
   }

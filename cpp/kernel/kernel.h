@@ -118,8 +118,11 @@ struct KernelTable {
 };
 
 const KernelTable* RefKernels();
-const KernelTable* Avx2Kernels();    // null where not compiled in
-const KernelTable* Avx512Kernels();  // null where not compiled in
+const KernelTable* Avx2Kernels();      // null where not compiled in
+const KernelTable* Avx512Kernels();    // null where not compiled in
+const KernelTable* AmxKernels();       // null where not compiled in
+const KernelTable* NeonKernels();      // null where not compiled in
+const KernelTable* NeonI8mmKernels();  // null where not compiled in
 // Fills the bf16 products of a copy of the AVX-512 table; leaves them null where not compiled in.
 void AddAvx512Bf16(KernelTable* table);
 

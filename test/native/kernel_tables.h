@@ -1,4 +1,5 @@
-// test/native: what the tests of the kernel tables share: the tables of this machine, comparison that fails on NaN, random values.
+// test/native: what the tests of the kernel tables share: the tables of this machine (AMX in emulation among them), comparison that
+// fails on NaN, random values.
 #pragma once
 
 #include <cmath>
@@ -6,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "base/cpu.h"
+#include "amx_emulated.h"
 #include "check.h"
-#include "kernel/kernel.h"
+#include "kernel/chooser.h"
 
 namespace lowbit_test {
 
@@ -17,10 +18,14 @@ using lowbit::KernelTable;
 constexpr double kEps = 1.0 / 16777216;
 constexpr float kGuard = -12345.0f;
 
+inline bool HasEmulatedAmx() { return lowbit::Cpu().avx512_vnni && lowbit::Avx512Kernels() != nullptr && EmulatedAmxKernels() != nullptr; }
+
 inline std::vector<const KernelTable*> Tables() {
-  std::vector<const KernelTable*> tables = {lowbit::RefKernels()};
-  if (lowbit::Cpu().avx2 && lowbit::Avx2Kernels() != nullptr) tables.push_back(lowbit::Avx2Kernels());
-  if (lowbit::Cpu().avx512 && lowbit::Cpu().avx512_vnni && lowbit::Avx512Kernels() != nullptr) tables.push_back(lowbit::Avx512Kernels());
+  std::vector<const KernelTable*> tables;
+  for (const lowbit::KernelCandidate& candidate : lowbit::KernelCandidates()) {
+    if (candidate.usable) tables.push_back(lowbit::ChooseKernels(lowbit::IsaName(candidate.isa)).value());
+  }
+  if (HasEmulatedAmx()) tables.push_back(EmulatedAmxKernels());
   return tables;
 }
 

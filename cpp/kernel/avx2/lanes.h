@@ -59,6 +59,7 @@ LOWBIT_INLINE Float Max(Float a, Float b) { return _mm256_max_ps(a, b); }       
 LOWBIT_INLINE Float Min(Float a, Float b) { return _mm256_min_ps(a, b); }
 LOWBIT_INLINE Float Abs(Float a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 LOWBIT_INLINE Float CopySign(Float magnitude, Float sign) { return _mm256_or_ps(magnitude, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f))); }
+LOWBIT_INLINE float SquareRoot(float a) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(a))); }
 LOWBIT_INLINE Float RoundEven(Float a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // In two steps, so that results below the normal range and 2^128 (before the product overflows) come out right.
 LOWBIT_INLINE Float ScaleByPowerOfTwo(Float a, Float whole) {

@@ -60,6 +60,7 @@ LOWBIT_INLINE Float Max(Float a, Float b) { return _mm512_max_ps(a, b); }       
 LOWBIT_INLINE Float Min(Float a, Float b) { return _mm512_min_ps(a, b); }
 LOWBIT_INLINE Float Abs(Float a) { return _mm512_abs_ps(a); }
 LOWBIT_INLINE Float CopySign(Float magnitude, Float sign) { return _mm512_or_ps(magnitude, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f))); }
+LOWBIT_INLINE float SquareRoot(float a) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(a))); }
 LOWBIT_INLINE Float RoundEven(Float a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 LOWBIT_INLINE Float ScaleByPowerOfTwo(Float a, Float whole) { return _mm512_scalef_ps(a, whole); }
 LOWBIT_INLINE Float SelectLess(Float a, Float b, Float yes, Float no) {

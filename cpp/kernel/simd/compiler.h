@@ -1,4 +1,4 @@
-// kernel/simd: helpers shared by the ISA rooms avx2/ and avx512/. This file: the few compiler words that they need.
+// kernel/simd: helpers shared by the ISA rooms avx2/, avx512/ and neon/. This file: the few compiler words that they need.
 // Every file of simd/ is included into a translation unit compiled for one ISA, after that room's lanes.h, and defines only
 // internal symbols (anonymous namespace), so the copies for different ISAs never meet at link time.
 #pragma once
@@ -17,5 +17,9 @@
 #endif
 // Keeps the value in a register and the operations around it apart: GCC lowers vector intrinsics to generic operators, which
 // it may reassociate (a chain of 64 products becomes a tree that spills) or contract (a product and a sum become one fma).
+#if defined(__aarch64__)
+#define LOWBIT_PIN(vector) asm("" : "+w"(vector))
+#else
 #define LOWBIT_PIN(vector) asm("" : "+v"(vector))
+#endif
 #endif

@@ -11,7 +11,7 @@ namespace {
 LOWBIT_INLINE Float MaxMagnitude32(const float* x, int count) {
   Float most = Zero();
   if (count == kSubBlock) {
-    LOWBIT_UNROLL(4)
+    LOWBIT_UNROLL(8)
     for (int i = 0; i < kSubBlock; i += kLanes) most = Max(Abs(Load(x + i)), most);
   } else {
     for (int i = 0; i < count; i += kLanes) most = Max(Abs(count - i >= kLanes ? Load(x + i) : Load(x + i, First{count - i})), most);
@@ -23,7 +23,7 @@ LOWBIT_INLINE Float MaxMagnitude32(const float* x, int count) {
 // x / scale leaves [-127, 127] only where scale is subnormal; NaN, which callers exclude, becomes -127 as in kernel/ref.
 LOWBIT_INLINE void Quantize32(const float* x, int count, Float scale, int8_t* bytes, int32_t (&half_sums)[2]) {
   Int sums[2] = {ZeroInt(), ZeroInt()};
-  LOWBIT_UNROLL(4)
+  LOWBIT_UNROLL(8)
   for (int i = 0; i < kSubBlock; i += kLanes) {
     const Float v = count - i >= kLanes ? Load(x + i) : count - i > 0 ? Load(x + i, First{count - i}) : Zero();
     const Int q = RoundToInt(Min(Max(Div(v, scale), Set(-127.0f)), Set(127.0f)));

@@ -60,7 +60,7 @@ LOWBIT_INLINE void NextGroup(const PanelLayout& layout, const uint8_t* codes_end
   }
 }
 
-// Scales and, for kinds that have one, the second value of lanes row0.. (0, or 8 for the upper half of a 256-bit room).
+// Scales and, for kinds that have one, the second value of lanes row0.. (a multiple of kLanes).
 LOWBIT_INLINE Float LoadScales(const uint8_t* record, bool meta_f32, int row0) {
   return meta_f32 ? Load(reinterpret_cast<const float*>(record) + row0) : LoadHalf(record + 2 * row0);
 }

@@ -80,7 +80,7 @@ void RmsNorm(const float* x, const float* weight, float* y, size_t width, float 
     sums[0] = Fma(v, v, sums[0]);
   });
   const float mean = SumLanes(Add(Add(sums[0], sums[1]), Add(sums[2], sums[3]))) / static_cast<float>(width);
-  const Float factor = Set(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean + eps))));
+  const Float factor = Set(1.0f / SquareRoot(mean + eps));
   ForLanes(width, [&](size_t at, auto part) { Store(y + at, Mul(Mul(Load(x + at, part), factor), Load(weight + at, part)), part); });
 }
 
