@@ -106,6 +106,14 @@ export function oneOf<const T extends string>(...words: readonly T[]): Rule<T> {
   };
 }
 
+/** One of a few numbers. */
+export function oneOfNumbers<const T extends number>(...numbers: readonly T[]): Rule<T> {
+  return (option, value) => {
+    if (numbers.includes(value as T)) return value as T;
+    throw invalidArgument(option, `one of ${numbers.join(', ')}`, value);
+  };
+}
+
 /** A callback; its own arguments are typed by the caller. */
 export function callback<T extends (...args: never[]) => unknown>(): Rule<T> {
   return (option, value) => {
@@ -134,6 +142,12 @@ export function nested<S extends OptionSpec>(spec: S): Rule<Checked<S>> {
 export const pathString: Rule<string> = (option, value) => {
   if (typeof value === 'string' && value.length > 0 && !value.includes('\0')) return value;
   throw invalidArgument(option, 'non-empty path', value);
+};
+
+/** true, false, or a file system path. */
+export const booleanOrPath: Rule<boolean | string> = (option, value) => {
+  if (typeof value === 'boolean' || (typeof value === 'string' && value.length > 0 && !value.includes('\0'))) return value;
+  throw invalidArgument(option, 'boolean or non-empty path', value);
 };
 
 /** Stop strings: one non-empty string or an array of up to 64. */

@@ -181,15 +181,17 @@ Status Failure(const char* what, const std::string& path, int reason) {
   return Error(Code::kIo, "Cannot %s %s: %s", what, path.c_str(), std::strerror(reason));
 }
 
+uint64_t Nanoseconds(const struct timespec& time) {
+  return static_cast<uint64_t>(time.tv_sec) * 1000000000u + static_cast<uint64_t>(time.tv_nsec);
+}
+
 FileIdentity IdentityOf(const struct stat& info) {
 #if defined(__APPLE__)
-  const struct timespec& modified = info.st_mtimespec;
+  const struct timespec &modified = info.st_mtimespec, &changed = info.st_ctimespec;
 #else
-  const struct timespec& modified = info.st_mtim;
+  const struct timespec &modified = info.st_mtim, &changed = info.st_ctim;
 #endif
-  return {static_cast<uint64_t>(info.st_size),
-          static_cast<uint64_t>(modified.tv_sec) * 1000000000u + static_cast<uint64_t>(modified.tv_nsec),
-          static_cast<uint64_t>(info.st_ino)};
+  return {static_cast<uint64_t>(info.st_size), Nanoseconds(modified), Nanoseconds(changed), static_cast<uint64_t>(info.st_ino)};
 }
 
 }  // namespace

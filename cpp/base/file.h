@@ -9,9 +9,10 @@
 
 namespace lowbit {
 
-// What tells two states of a file apart without reading it. Times in ns since 1970.
+// What tells two states of a file apart without reading it. Times in ns since 1970; `changed` is the inode's (POSIX ctime, which no
+// program can set), 0 on Windows.
 struct FileIdentity {
-  uint64_t size = 0, modified = 0, inode = 0;
+  uint64_t size = 0, modified = 0, changed = 0, inode = 0;
   bool operator==(const FileIdentity&) const = default;
 };
 

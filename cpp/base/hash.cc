@@ -1,7 +1,6 @@
-// base/hash: eight independent chains of add, multiply, rotate, so that the multiplier never waits; then a mix of their ends.
+// base/hash: eight independent chains of multiplications, so that the multiplier never waits; then a chain over their ends.
 #include "base/hash.h"
 
-#include <bit>
 #include <cstring>
 
 namespace lowbit {
@@ -10,13 +9,11 @@ namespace {
 constexpr size_t kChains = 8;
 constexpr uint64_t kMultiplier = 0x9e3779b97f4a7c15u;  // 2^64 / golden ratio, odd
 
-// Invertible in both arguments, so that a difference never disappears by itself; the rotation carries high bits to low ones.
-uint64_t Step(uint64_t state, uint64_t word) { return std::rotl((state + word) * kMultiplier, 31); }
-
-uint64_t Mix(uint64_t value) {
-  value ^= value >> 32;
-  value *= kMultiplier;
-  return value ^ value >> 29;
+// Both halves of the 128-bit product: every bit of the word reaches every bit of the state, the highest ones too, which a product of
+// 64 bits would keep in the top bits, where a second difference can cancel them.
+uint64_t Step(uint64_t state, uint64_t word) {
+  const unsigned __int128 product = static_cast<unsigned __int128>(state ^ word) * kMultiplier;
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
 }  // namespace
@@ -24,7 +21,7 @@ uint64_t Mix(uint64_t value) {
 uint64_t Hash64(const void* data, size_t size, uint64_t seed) {
   const uint8_t* bytes = static_cast<const uint8_t*>(data);
   uint64_t chains[kChains], words[kChains];
-  for (size_t i = 0; i < kChains; ++i) chains[i] = seed + i * kMultiplier;
+  for (size_t i = 0; i < kChains; ++i) chains[i] = seed + (i + 1) * kMultiplier;
   const auto absorb = [&] {
     for (size_t i = 0; i < kChains; ++i) chains[i] = Step(chains[i], words[i]);
   };
@@ -38,9 +35,9 @@ uint64_t Hash64(const void* data, size_t size, uint64_t seed) {
     std::memcpy(words, bytes, left);
     absorb();
   }
-  uint64_t result = Mix(seed ^ static_cast<uint64_t>(size));
-  for (const uint64_t chain : chains) result = Mix(Step(result, chain));
-  return result;
+  uint64_t result = Step(seed, static_cast<uint64_t>(size));
+  for (const uint64_t chain : chains) result = Step(result, chain);
+  return Step(result, kMultiplier);
 }
 
 }  // namespace lowbit

@@ -8,7 +8,7 @@
 
 namespace lowbit {
 
-// Any single changed word changes the result; other damage escapes with a probability of about 2^-64.
+// A change of the bytes escapes with a probability of about 2^-64.
 uint64_t Hash64(const void* data, size_t size, uint64_t seed);
 
 }  // namespace lowbit

@@ -41,7 +41,7 @@ struct Header {
 static_assert(sizeof(Header) == 88 && std::is_trivially_copyable_v<Header>);
 
 struct FileRecord {
-  uint64_t size, modified, inode;
+  uint64_t size, modified, changed, inode;
 };
 
 // In the order of the arena, where the weights follow one another without gaps.
@@ -261,7 +261,7 @@ Result<CachedWeights> ReadPackedCache(const std::string& path, const CacheKey& k
   bool same_files = header.trusted == 1;
   for (const FileIdentity& identity : key.files) {
     const FileRecord record = cursor.Take<FileRecord>();
-    same_files = same_files && FileIdentity{record.size, record.modified, record.inode} == identity;
+    same_files = same_files && FileIdentity{record.size, record.modified, record.changed, record.inode} == identity;
   }
   CachedWeights cached;
   if (const char* reason = ReadParts(cursor, plan, order, cached.parts)) return Refuse(path, reason);
@@ -307,7 +307,7 @@ Status WritePackedCache(const std::string& path, const CacheKey& key, bool trust
                         const std::function<void(size_t)>& written) {
   LOWBIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
   std::vector<uint8_t> table;
-  for (const FileIdentity& identity : key.files) Put(table, FileRecord{identity.size, identity.modified, identity.inode});
+  for (const FileIdentity& identity : key.files) Put(table, FileRecord{identity.size, identity.modified, identity.changed, identity.inode});
   size_t arena_bytes = 0;
   for (const int index : order) {
     const Part& part = parts[static_cast<size_t>(index)];

@@ -176,8 +176,10 @@ Result<LoadedWeights> LoadThroughCache(const ModelSpec& spec, const Plan& plan, 
 
   // Whether the identities can be trusted depends on how long before the first byte was read the files changed.
   const uint64_t now = WallClockNs();
-  const bool trusted = std::all_of(key.files.begin(), key.files.end(),
-                                   [&](const FileIdentity& f) { return f.modified <= now && now - f.modified > kClockGranularityNs; });
+  const bool trusted = std::all_of(key.files.begin(), key.files.end(), [&](const FileIdentity& f) {
+    const uint64_t last = std::max(f.modified, f.changed);
+    return last <= now && now - last > kClockGranularityNs;
+  });
   const uint64_t content = hash();
   const auto half = [&](size_t done) { progress.Report(static_cast<int64_t>(done), static_cast<int64_t>(2 * packer.bytes())); };
   LOWBIT_RETURN_IF_ERROR(PackAll(packer, order, progress, half, &loaded));

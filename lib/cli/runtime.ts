@@ -1,12 +1,15 @@
 /** What all commands that run a model share: its options, loading with progress, and disposal whatever happens. */
 import { type Command, Option } from 'commander';
-import { loadModel, type Model } from '../index';
+import { loadModel, type LoadModelOptions, type Model } from '../index';
 import { type Io, peakRssBytes } from './io';
 import { defined, parseNumber } from './parse';
 
 export interface RunOptions {
   readonly threads?: number;
   readonly precision: 'fast' | 'exact';
+  readonly lmHeadBits?: number;
+  readonly packedCache?: boolean;
+  readonly packedCacheFolder?: string;
 }
 
 export function addRunOptions(command: Command): Command {
@@ -14,7 +17,10 @@ export function addRunOptions(command: Command): Command {
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
     .addOption(
       new Option('--precision <path>', 'fast: int8 activations; exact: f32, the reference').choices(['fast', 'exact']).default('fast'),
-    );
+    )
+    .option('--lm-head-bits <n>', 'hold the head in 4, 5, 6 or 8 bits, 16 = as stored (default: 8 or as stored)', parseNumber)
+    .option('--packed-cache', 'keep the packed weights in a file beside the model and load from it next time')
+    .option('--packed-cache-folder <folder>', 'the same, in this folder');
 }
 
 export function addSamplingOptions(command: Command, defaultMaxTokens: string): Command {
@@ -59,13 +65,20 @@ export async function withModel<T>(
   try {
     model = await loadModel(path, {
       precision: options.precision,
-      ...defined({ threads: options.threads }),
+      ...defined({
+        threads: options.threads,
+        lmHeadBits: options.lmHeadBits as LoadModelOptions['lmHeadBits'],
+        packedCache: options.packedCache,
+      }),
       onLoadProgress: (fraction) => progress.update(fraction),
       signal: io.signal,
     });
   } finally {
     progress.end();
   }
+  const { packedCache, packedCacheNote } = model.info;
+  if (packedCacheNote !== undefined)
+    io.note(`warning: packed-weight cache ${packedCache === 'stale' ? 'replaced' : 'not written'}: ${packedCacheNote}`);
   try {
     return await work(model, performance.now() - start);
   } finally {
@@ -75,7 +88,7 @@ export async function withModel<T>(
 
 /** The keys that every command which ran a model reports. */
 export function modelKeys(model: Model, loadMs: number) {
-  const { path, architecture, isa, threads, precision, bitsPerWeight, weightBytes } = model.info;
+  const { path, architecture, isa, threads, precision, bitsPerWeight, weightBytes, lmHeadBits, packedCache } = model.info;
   return {
     model: path,
     architecture,
@@ -84,6 +97,8 @@ export function modelKeys(model: Model, loadMs: number) {
     precision,
     bits_per_weight: bitsPerWeight,
     weight_bytes: weightBytes,
+    lm_head_bits: lmHeadBits,
+    packed_cache: packedCache,
     load_ms: loadMs,
     peak_rss_bytes: peakRssBytes(),
   };

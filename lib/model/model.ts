@@ -6,10 +6,11 @@ import { LowbitError, invalidArgument } from '../errors';
 import { openCheckpoint } from '../checkpoint';
 import { type Context, type ContextOptions, type ContextOwner, createContext, type StepRunner } from '../generate';
 import type { Plan } from '../graph/plan';
-import { buildPlan, modelSummary } from '../models';
-import { type JobControl, type ModelHandle, type ModelSpec, native, runJob, throwIfAborted, toLowbitError } from '../native';
-import { abortSignal, callback, checkOptions, integer, oneOf, pathString } from '../options';
+import { type HeadBits, buildPlan, chooseHead, modelSummary } from '../models';
+import { type ModelHandle, type ModelSpec, type PackedCacheState, native, runJob, throwIfAborted, toLowbitError } from '../native';
+import { abortSignal, booleanOrPath, callback, checkOptions, integer, oneOf, oneOfNumbers, pathString } from '../options';
 import { Tokenizer } from '../tokenizer';
+import { packedCachePath } from './packed_cache';
 
 export interface LoadModelOptions {
   /** Threads including the engine's own, 1 to 256. Default: the physical cores this process may use. */
@@ -19,6 +20,18 @@ export interface LoadModelOptions {
    * for evaluation. Default 'fast'.
    */
   readonly precision?: 'fast' | 'exact';
+  /**
+   * Bits per weight of the head (lm_head), rounded to nearest while loading, in groups of 32: 4, 5, 6, 8, or 16 = as stored. A head that is
+   * stored in no more bits stays as it is. Default: as stored, except that on the fast path a 16- or 32-bit head behind quantised
+   * linears is held in 8 bits. A tied embedding keeps its own precision as a matrix of its own.
+   */
+  readonly lmHeadBits?: HeadBits;
+  /**
+   * Keeps the packed weights in a file, so that the next load reads them instead of packing. true: beside the weights
+   * (`<file>.gguf.lowbit-packed`, `<directory>/model.lowbit-packed`); a string: in that folder. The file is as large as weightBytes and safe
+   * to delete; one that does not fit the model's files or is damaged is replaced. `info.packedCache` says what happened. Default false.
+   */
+  readonly packedCache?: boolean | string;
   /** Called with the fraction that is loaded, 0 to 1, never falling. */
   readonly onLoadProgress?: (fraction: number) => void;
   /** Abort: the promise rejects with CANCELLED and nothing stays in memory. */
@@ -40,6 +53,12 @@ export interface LoadedModelInfo {
   /** Instruction set that runs, e.g. "avx512". */
   readonly isa: string;
   readonly threads: number;
+  /** Bits that the head was rounded to while loading; 16: as stored. */
+  readonly lmHeadBits: HeadBits;
+  /** 'hit': the packed weights came from the cache. 'written', 'stale' (replaced), 'failed' (not written), 'off'. */
+  readonly packedCache: PackedCacheState;
+  /** Why the cache was stale or could not be written. */
+  readonly packedCacheNote?: string;
 }
 
 /** The side of a model that the other rooms work with. */
@@ -73,19 +92,42 @@ export async function loadModel(path: string, options?: LoadModelOptions): Promi
   const checked = checkOptions('loadModel', options, {
     threads: integer(1, 256),
     precision: oneOf('fast', 'exact'),
+    lmHeadBits: oneOfNumbers(4, 5, 6, 8, 16),
+    packedCache: booleanOrPath,
     onLoadProgress: callback<(fraction: number) => void>(),
     signal: abortSignal,
   });
   throwIfAborted(checked.signal);
   const checkpoint = await openCheckpoint(path, { signal: checked.signal });
-  const plan = buildPlan(checkpoint);
-  const tokenizer = checkpoint.tokenizerJson === undefined ? undefined : Tokenizer.fromCheckpoint(checkpoint);
-  tokenizer?.checkVocabulary(plan.vocabSize);
+  const built = buildPlan(checkpoint);
   const precision = checked.precision ?? 'fast';
-  const spec: ModelSpec = { files: checkpoint.files, tensors: checkpoint.tensors, plan, precision, threads: checked.threads ?? 0 };
-  const handle = await loadNative(spec, checked.onLoadProgress, checked.signal);
+  const { plan, lmHeadBits } = chooseHead(built, checkpoint, precision, checked.lmHeadBits);
+  const packedCache = await packedCachePath(path, checkpoint.kind, checked.packedCache, lmHeadBits);
+  const spec: ModelSpec = {
+    files: checkpoint.files,
+    tensors: checkpoint.tensors,
+    plan,
+    precision,
+    threads: checked.threads ?? 0,
+    ...(packedCache === undefined ? {} : { packedCache }),
+  };
+  const loading = startNative(spec, checked.onLoadProgress, checked.signal);
+  // The tokenizer is made while the engine's threads pack.
+  let tokenizer: Tokenizer | undefined;
+  try {
+    tokenizer = checkpoint.tokenizerJson === undefined ? undefined : Tokenizer.fromCheckpoint(checkpoint);
+    tokenizer?.checkVocabulary(plan.vocabSize);
+  } catch (failure) {
+    loading.abort();
+    await loading.handle.then(
+      (handle) => native().disposeModel(handle),
+      () => undefined,
+    );
+    throw failure;
+  }
+  const handle = await loading.handle;
   const loaded = native().modelInfo(handle);
-  const { parameters, storedBytes, bitsPerWeight } = modelSummary(plan, checkpoint);
+  const { parameters, storedBytes, bitsPerWeight } = modelSummary(built, checkpoint);
   return new Model(
     new LoadedState(handle, plan, tokenizer, {
       path,
@@ -97,47 +139,53 @@ export async function loadModel(path: string, options?: LoadModelOptions): Promi
       precision,
       isa: loaded.isa,
       threads: loaded.threads,
+      lmHeadBits,
+      packedCache: loaded.packedCache,
+      ...(loaded.packedCacheNote === '' ? {} : { packedCacheNote: loaded.packedCacheNote }),
     }),
   );
 }
 
 /**
- * The native part of loading. The engine reports progress from a queue where nobody could catch: a callback that throws ends the
- * load, and what it threw is thrown here.
+ * The native part of loading, on the engine's threads. The engine reports progress from a queue where nobody could catch: a callback
+ * that throws ends the load, and what it threw rejects the promise.
  */
-async function loadNative(
+function startNative(
   spec: ModelSpec,
   onLoadProgress: ((fraction: number) => void) | undefined,
   signal: AbortSignal | undefined,
-): Promise<ModelHandle> {
-  const call = (control: JobControl): Promise<ModelHandle> => native().loadModel(spec, control);
-  if (onLoadProgress === undefined) return runJob({ signal }, call);
-  const abort = new AbortController();
-  const forward = (): void => abort.abort(signal?.reason);
+): { readonly handle: Promise<ModelHandle>; readonly abort: () => void } {
+  const controller = new AbortController();
+  const forward = (): void => controller.abort(signal?.reason);
   if (signal?.aborted) forward();
   signal?.addEventListener('abort', forward, { once: true });
   let failure: { readonly thrown: unknown } | undefined;
   let last = 0;
   const onProgress = (done: number, total: number): void => {
-    if (abort.signal.aborted) return;
+    if (controller.signal.aborted || onLoadProgress === undefined) return;
     last = Math.max(last, total > 0 ? Math.min(1, done / total) : 1);
     try {
       onLoadProgress(last);
     } catch (thrown) {
       failure = { thrown };
-      abort.abort(thrown);
+      controller.abort(thrown);
     }
   };
-  try {
-    const handle = await runJob({ signal: abort.signal, onProgress }, call);
-    if (failure === undefined) return handle;
-    await native().disposeModel(handle);
-    throw failure.thrown;
-  } catch (reason) {
-    throw failure === undefined ? reason : failure.thrown;
-  } finally {
-    signal?.removeEventListener('abort', forward);
-  }
+  const load = async (): Promise<ModelHandle> => {
+    try {
+      const handle = await runJob({ signal: controller.signal, ...(onLoadProgress ? { onProgress } : {}) }, (control) =>
+        native().loadModel(spec, control),
+      );
+      if (failure === undefined) return handle;
+      await native().disposeModel(handle);
+      throw failure.thrown;
+    } catch (reason) {
+      throw failure === undefined ? reason : failure.thrown;
+    } finally {
+      signal?.removeEventListener('abort', forward);
+    }
+  };
+  return { handle: load(), abort: () => controller.abort() };
 }
 
 class LoadedState implements ModelState {

@@ -48,7 +48,19 @@ async function json(...args: string[]): Promise<Outcome & { value: Record<string
   return { ...outcome, value: JSON.parse(outcome.out) as Record<string, unknown> };
 }
 
-const modelKeys = ['architecture', 'bits_per_weight', 'isa', 'load_ms', 'model', 'peak_rss_bytes', 'precision', 'threads', 'weight_bytes'];
+const modelKeys = [
+  'architecture',
+  'bits_per_weight',
+  'isa',
+  'lm_head_bits',
+  'load_ms',
+  'model',
+  'packed_cache',
+  'peak_rss_bytes',
+  'precision',
+  'threads',
+  'weight_bytes',
+];
 
 describe('help', () => {
   test.each([['quantize'], ['perplexity'], ['generate'], ['chat'], ['inspect'], ['bench'], ['doctor']])(
