@@ -38,13 +38,23 @@ bool EnvState::Post(std::function<void(Napi::Env)> fn) {
   return false;
 }
 
+namespace {
+
+// False while a worker_thread is being terminated: its queue still runs, but every call into JS fails.
+bool CanRunJs(napi_env env) {
+  napi_value value;
+  return napi_get_undefined(env, &value) == napi_ok && napi_coerce_to_bool(env, value, &value) == napi_ok;
+}
+
+}  // namespace
+
 void EnvState::CallJs(napi_env env, napi_value, void*, void* data) {
   auto* call = static_cast<std::function<void(Napi::Env)>*>(data);
-  if (env != nullptr) {  // null: called while the environment closes
-    Napi::HandleScope scope(env);
-    (*call)(Napi::Env(env));
-    delete call;
-  }
+  if (env == nullptr) return;  // called while the environment closes
+  Napi::HandleScope scope(env);
+  if (!CanRunJs(env)) return;
+  (*call)(Napi::Env(env));
+  delete call;
 }
 
 void EnvState::Hold() {

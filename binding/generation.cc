@@ -87,6 +87,7 @@ void Deliver(Napi::Env env, const std::shared_ptr<GenerationState>& g) {
   if (!g->deferred) {
     g->Hold(false);
     Napi::Int32Array tokens = Napi::Int32Array::New(env, news.tokens.size());
+    if (tokens.IsEmpty()) return;  // the environment is going away
     std::copy(news.tokens.begin(), news.tokens.end(), tokens.Data());
     Napi::Value finish = env.Undefined();
     if (news.phase == GenerationPhase::kStopToken) finish = Napi::String::New(env, "eos");

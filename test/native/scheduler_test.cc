@@ -3,8 +3,12 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstring>
+#include <functional>
+#include <mutex>
 
+#include "engine/worker.h"
 #include "tiny_model.h"
 
 using namespace lowbit;
@@ -282,6 +286,89 @@ LOWBIT_TEST(SchedulerJoinsLeavesAndFailures) {
     if (outcome.phase == GenerationPhase::kLength) EXPECT(count == expected.tokens.size());
   }
   EXPECT(requests.size() == 60 && failed > 3 && left_early > 3);
+}
+
+// As the binding runs it: ticks on a worker, everything else on this thread. For the thread sanitizer, too.
+LOWBIT_TEST(SchedulerServesAnotherThread) {
+  const auto model = TinyModel("Q8_0", true, 2);
+  if (model == nullptr) return;
+  constexpr int kSequences = 5, kRounds = 12;
+  auto context = NewContext(model, 600, kSequences);
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool news = false;
+  Scheduler scheduler([&] {
+    std::lock_guard<std::mutex> lock(mutex);
+    news = true;
+    changed.notify_one();
+  });
+  Worker worker;
+  std::function<void()> tick = [&] {
+    worker.Post([&] {
+      if (scheduler.Tick(*context)) tick();
+    });
+  };
+  const auto wake = [&] {
+    if (scheduler.Wake()) tick();
+  };
+  struct Slot {
+    std::shared_ptr<Generation> generation;
+    GenerationRequest request;
+    std::vector<int32_t> tokens;
+    size_t limit = 0;
+    bool ended = false;
+    int rounds = 0;
+  };
+  std::vector<Slot> slots(kSequences);
+  std::mt19937 random(4);
+  std::vector<std::pair<GenerationRequest, std::vector<int32_t>>> done;
+  while (std::any_of(slots.begin(), slots.end(), [](const Slot& s) { return s.rounds < kRounds; })) {
+    for (int s = 0; s < kSequences; ++s) {
+      Slot& slot = slots[static_cast<size_t>(s)];
+      if (slot.generation == nullptr && slot.rounds < kRounds) {
+        const int length = 1 + static_cast<int>(random() % (slot.rounds == 5 ? 550 : 30));
+        slot.request = Request(s, RandomTokens(random(), length), 1 + static_cast<int>(random() % 25), random() % 2);
+        slot.request.lookup.max_tokens = static_cast<int>(random() % 4);
+        slot.limit = 1 + random() % 30;
+        slot.tokens.clear();
+        slot.ended = false;
+        auto g = scheduler.Start(*context, slot.request);
+        if (!EXPECT(g.ok())) return;
+        slot.generation = g.value();
+        wake();
+      }
+      GenerationNews got;
+      if (slot.generation == nullptr || !scheduler.Take(*slot.generation, &got)) continue;
+      if (!slot.ended) {
+        slot.tokens.insert(slot.tokens.end(), got.tokens.begin(), got.tokens.end());
+        const int64_t count = static_cast<int64_t>(slot.tokens.size());
+        slot.ended = got.phase != GenerationPhase::kRunning || slot.tokens.size() >= slot.limit;
+        if (slot.ended)
+          scheduler.End(*slot.generation, count);
+        else
+          scheduler.Read(*slot.generation, count);
+        wake();
+      }
+      if (got.closed) {
+        EXPECT(context->length(s) == got.length);
+        done.push_back({slot.request, slot.tokens});
+        slot.generation = nullptr;
+        ++slot.rounds;
+      }
+    }
+    std::unique_lock<std::mutex> lock(mutex);
+    // Whoever has just been started or closed goes on at once.
+    const bool idle = std::all_of(slots.begin(), slots.end(), [](const Slot& s) { return s.generation != nullptr || s.rounds == kRounds; });
+    if (idle && std::any_of(slots.begin(), slots.end(), [](const Slot& s) { return s.generation != nullptr; }))
+      changed.wait(lock, [&] { return news; });
+    news = false;
+  }
+  EXPECT(done.size() == size_t(kSequences * kRounds));
+  for (size_t i = 0; i < done.size(); i += 3) {
+    const auto [expected, unused] = Alone(model, done[i].first);
+    EXPECT(done[i].second.size() <= expected.tokens.size() &&
+           std::equal(done[i].second.begin(), done[i].second.end(), expected.tokens.begin()));
+  }
 }
 
 LOWBIT_TEST(SchedulerPausesForItsReader) {
