@@ -107,7 +107,7 @@ void Executor::AttendFew(const Op& op, const KvCache& cache, const std::vector<A
     if (keys * op.n_heads * head_dim < kMinParallelWork) {
       for (int c = 0; c < chunks; ++c) task.Compute(c, 0, true);
     } else {
-      pool_.RunStealable(chunks, task);
+      RunStealable(chunks, task);
     }
 
     for (int b = 0, end; b < count; b = end) {

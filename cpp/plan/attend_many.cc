@@ -153,7 +153,7 @@ void Executor::AttendMany(const Op& op, const KvCache& cache, const std::vector<
   for (size_t first = 0; first < items.size(); first += most) {
     const size_t count = std::min(most, items.size() - first);
     std::copy_n(items.begin() + static_cast<std::ptrdiff_t>(first), count, attend_items_.as<AttendItem>());
-    pool_.RunStealable(static_cast<int>(count) * op.n_kv_heads, task);
+    RunStealable(static_cast<int>(count) * op.n_kv_heads, task);
   }
 }
 

@@ -202,7 +202,7 @@ Status Executor::Linear(const LinearOp& op, int rows) {
     task.step = ChunkPanels(run, rows, pool_.threads());
     int chunks = 0;
     for (const Product& product : run.products) chunks += (product.panels + task.step - 1) / task.step;
-    pool_.RunStealable(chunks, task);
+    RunStealable(chunks, task);
   }
   return Status::Ok();
 }
