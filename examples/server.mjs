@@ -3,7 +3,8 @@
  *
  *   curl -N localhost:8080/generate -d '{"prompt": "Once upon a time", "maxTokens": 50}'
  *
- * Each request takes one of the context's sequences; a client that leaves aborts its work. One weight copy serves all.
+ * Requests run together, up to eight in one pass over the weights; those beyond the context's sequences wait for their turn. A
+ * client that leaves aborts its work only.
  */
 import { createServer } from 'node:http';
 import process from 'node:process';
@@ -11,8 +12,9 @@ import { LowbitError, loadModel } from 'lowbit';
 
 const [path, port = '8080'] = process.argv.slice(2);
 const model = await loadModel(path);
-const context = await model.createContext({ sequences: 4, contextSize: Math.min(1024, model.contextLength) });
-const free = [0, 1, 2, 3];
+const context = await model.createContext({ sequences: 8, contextSize: Math.min(1024, model.contextLength) });
+const mostWaiting = 64;
+let requests = 0;
 
 async function body(request) {
   let text = '';
@@ -27,13 +29,13 @@ async function body(request) {
   }
 }
 
-async function generate(request, response, sequence) {
+async function generate(request, response) {
   const abort = new AbortController();
   response.once('close', () => abort.abort());
   const send = (event) => response.write(`data: ${JSON.stringify(event)}\n\n`);
   try {
     const { prompt, maxTokens = 128, temperature = 0.7, topP = 0.95, stop } = await body(request);
-    const stream = context.generate(prompt, { maxTokens, temperature, topP, stop, sequence, signal: abort.signal });
+    const stream = context.generate(prompt, { maxTokens, temperature, topP, stop, sequence: 'any', signal: abort.signal });
     response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' });
     for await (const text of stream) send({ text });
     send({ finishReason: stream.result.finishReason, tokens: stream.result.tokens.length });
@@ -52,10 +54,10 @@ async function generate(request, response, sequence) {
 
 const server = createServer(async (request, response) => {
   if (request.method !== 'POST' || request.url !== '/generate') return response.writeHead(404).end();
-  const sequence = free.pop();
-  if (sequence === undefined) return response.writeHead(503, { 'retry-after': '1' }).end();
-  await generate(request, response, sequence);
-  free.push(sequence);
+  if (requests === context.sequences + mostWaiting) return response.writeHead(503, { 'retry-after': '1' }).end();
+  requests++;
+  await generate(request, response);
+  requests--;
 });
 server.listen(Number(port), '127.0.0.1', () => console.log(`listening on http://127.0.0.1:${server.address().port}/generate`));
 

@@ -32,7 +32,8 @@ export function addSamplingOptions(command: Command, defaultMaxTokens: string): 
     .option('--min-p <p>', 'draw from tokens at least this probable relative to the best, 0 = all (default: 0)', parseNumber)
     .option('--repeat-penalty <r>', 'make recent tokens less likely, 1 = off (default: 1)', parseNumber)
     .option('--repeat-last-n <n>', 'how many tokens are recent, -1 = all (default: 64)', parseNumber)
-    .option('--seed <n>', 'seed of the draws (default: random)', parseNumber);
+    .option('--seed <n>', 'seed of the draws (default: random)', parseNumber)
+    .option('--prompt-lookup', 'guess tokens from the text so far; same output, faster where it repeats itself');
 }
 
 export interface SamplingFlags {
@@ -44,12 +45,14 @@ export interface SamplingFlags {
   readonly repeatPenalty?: number;
   readonly repeatLastN?: number;
   readonly seed?: number;
+  readonly promptLookup?: boolean;
 }
 
 /** Flags, which are llama.cpp's words, to the library's options. */
 export function samplingOptions(flags: SamplingFlags) {
-  const { maxTokens, temperature, topK, topP, minP, seed, repeatPenalty, repeatLastN } = flags;
-  return defined({ maxTokens, temperature, topK, topP, minP, seed, repetitionPenalty: repeatPenalty, repetitionLastN: repeatLastN });
+  const { maxTokens, temperature, topK, topP, minP, seed, repeatPenalty, repeatLastN, promptLookup } = flags;
+  const names = { repetitionPenalty: repeatPenalty, repetitionLastN: repeatLastN };
+  return defined({ maxTokens, temperature, topK, topP, minP, seed, promptLookup, ...names });
 }
 
 /** Loads, runs `work`, disposes. */

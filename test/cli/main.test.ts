@@ -170,7 +170,9 @@ describe('commands', () => {
     expect(Object.keys(value).sort()).toEqual(
       [
         ...modelKeys,
+        'accepted_tokens',
         'decode_tokens_per_second',
+        'guessed_tokens',
         'finish_reason',
         'prefill_tokens_per_second',
         'prompt_tokens',
@@ -183,6 +185,8 @@ describe('commands', () => {
     expect(value).toMatchObject({ tokens: 16, finish_reason: 'length', precision: 'fast' });
     const plain = await lowbit(...args);
     expect(plain).toMatchObject({ code: 0, out: `${value['text'] as string}\n` });
+    const guessed = await lowbit(...args, '--prompt-lookup');
+    expect(guessed).toMatchObject({ code: 0, out: plain.out, error: expect.stringMatching(/\d+ of \d+ guesses right/) as string });
     const stopped = await json(...args, '--stop', 'zzz', '--stop', (value['text'] as string).slice(3, 6));
     expect(stopped.value).toMatchObject({ text: (value['text'] as string).slice(0, 3), finish_reason: 'stop' });
   });

@@ -6,7 +6,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { type LoadModelOptions, type Model, evaluate, loadModel, quantize } from '../../lib';
+import { type GenerateOptions, type LoadModelOptions, type Model, evaluate, loadModel, quantize } from '../../lib';
 
 const root = path.join(__dirname, '..', '..');
 const models = process.env['LOWBIT_MODELS'] ?? path.join(root, '.models');
@@ -105,6 +105,36 @@ describe('exact path, bf16 checkpoint', () => {
 });
 
 describe('GGUF, Q4_1', () => {
+  given([gguf], 'eight at once and prompt lookup give the tokens of one alone', async () => {
+    await using(gguf, { precision: 'fast' }, async (model) => {
+      const context = await model.createContext({ contextSize: 512, sequences: 8 });
+      const list =
+        'Order 1041: 3 boxes of green tea to Oslo.\nOrder 1042: 12 boxes of black tea to Bergen.\nOrder 1043: 7 boxes to Tromso.\n';
+      const prompts = ['Once upon a time', 'The capital of France is', `${list}${list}Order 1041:`, list];
+      const runs = [...prompts, ...prompts].map((prompt, sequence) => ({
+        prompt,
+        options: { sequence, maxTokens: 48, ignoreEos: true, ...(sequence < 4 ? {} : { temperature: 0.8, topP: 0.9, seed: sequence }) },
+      }));
+      const generate = async (prompt: string, options: GenerateOptions) => {
+        const stream = context.generateTokens(prompt, options);
+        const ids: number[] = [];
+        for await (const id of stream) ids.push(id);
+        return { ids, accepted: stream.result?.timing.acceptedTokens ?? 0 };
+      };
+      const together = await Promise.all(runs.map(({ prompt, options }) => generate(prompt, options)));
+      let accepted = 0;
+      for (const [i, { prompt, options }] of runs.entries()) {
+        await context.reset(i);
+        expect((await generate(prompt, options)).ids).toEqual(together[i]?.ids);
+        await context.reset(i);
+        const guessed = await generate(prompt, { ...options, promptLookup: true });
+        expect(guessed.ids).toEqual(together[i]?.ids);
+        accepted += guessed.accepted;
+      }
+      expect(accepted).toBeGreaterThan(40);
+    });
+  });
+
   given([gguf, wiki], 'exact perplexity is within 0.2 %, fast within 1 % of 25.0736', async () => {
     expectWithin(await perplexityOf(gguf, 'exact'), 25.0736, 0.002);
     expectWithin(await perplexityOf(gguf, 'fast'), 25.0736, 0.01);

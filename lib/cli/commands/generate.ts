@@ -70,7 +70,8 @@ async function run(io: Io, path: string, flags: Flags): Promise<void> {
     io.out('\n');
     io.note(
       `${timing.promptTokens} prompt tokens at ${timing.prefillTokensPerSecond.toFixed(0)} tok/s, ${tokens.length} generated at ` +
-        `${timing.decodeTokensPerSecond.toFixed(1)} tok/s, ended by ${finishReason}, seed ${seed}`,
+        `${timing.decodeTokensPerSecond.toFixed(1)} tok/s, ended by ${finishReason}, seed ${seed}` +
+        (flags.promptLookup === true ? `, ${timing.acceptedTokens} of ${timing.guessedTokens} guesses right` : ''),
     );
     io.result({
       text,
@@ -80,6 +81,8 @@ async function run(io: Io, path: string, flags: Flags): Promise<void> {
       tokens: tokens.length,
       prefill_tokens_per_second: timing.prefillTokensPerSecond,
       decode_tokens_per_second: timing.decodeTokensPerSecond,
+      guessed_tokens: timing.guessedTokens,
+      accepted_tokens: timing.acceptedTokens,
       seconds: (performance.now() - start) / 1000,
       ...modelKeys(model, loadMs),
     });
