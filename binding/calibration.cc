@@ -15,7 +15,7 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
   Status status;
   const auto owner = UnwrapHandle<ModelState>(info[0], &status);
   if (status.ok() && owner->disposed) status = Error(Code::kInvalidArgument, "The model was disposed");
-  CalibrationPrecision precision = CalibrationPrecision::kF32;
+  CalibrationPrecision precision = CalibrationPrecision::kExact;
   auto tokens = std::make_shared<std::vector<int32_t>>(), offsets = std::make_shared<std::vector<int32_t>>();
   if (status.ok()) {
     Fields f(info[1], "spec", &status);
@@ -23,8 +23,8 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
     if (const int32_t* data = f.Typed<int32_t>("tokens", napi_int32_array, &length)) tokens->assign(data, data + length);
     if (const int32_t* data = f.Typed<int32_t>("offsets", napi_int32_array, &length)) offsets->assign(data, data + length);
     const std::string name = f.String("precision");
-    if (name != "f32" && name != "bf16") f.Fail("precision", "\"f32\" or \"bf16\"");
-    if (name == "bf16") precision = CalibrationPrecision::kBf16;
+    if (name != "exact" && name != "fast") f.Fail("precision", "\"exact\" or \"fast\"");
+    if (name == "fast") precision = CalibrationPrecision::kFast;
   }
   if (!status.ok()) return Reject(env, status);
   auto state = std::make_shared<CalibrationState>();

@@ -124,8 +124,8 @@ export interface CalibrationSpec {
   /** Samples back to back; sample s is tokens[offsets[s] .. offsets[s+1]). */
   readonly tokens: Int32Array;
   readonly offsets: Int32Array;
-  /** Operands of the forward passes and Hessians; sums are f32. 'bf16' needs EngineInfo.bf16, UNSUPPORTED otherwise. */
-  readonly precision: 'f32' | 'bf16';
+  /** Of the forward passes and Hessians: see QuantizeOptions.calibrationPrecision. */
+  readonly precision: 'exact' | 'fast';
 }
 
 /** State before one linear op of the current block, with its Hessian accumulated. */

@@ -100,12 +100,6 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
 Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
                                                          std::vector<int32_t> offsets, CalibrationPrecision precision) {
   if (model->fast()) return Error(Code::kInvalidArgument, "Calibration needs a model loaded with precision \"exact\"");
-  const bool bf16 = precision == CalibrationPrecision::kBf16;
-  if (bf16 && model->kernels().gemm_bf16 == nullptr)
-    return Error(Code::kUnsupported,
-                 "Calibration in bf16 needs a processor with AVX512_BF16, which the kernels chosen here (%s) do not use; "
-                 "choose precision f32",
-                 model->kernels().name);
   if (offsets.size() < 2 || offsets.front() != 0 || offsets.back() != static_cast<int32_t>(tokens.size()))
     return Error(Code::kInvalidArgument, "Calibration offsets must start at 0 and end at the number of tokens");
   int longest = 0;
@@ -123,11 +117,11 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
   if (longest > plan.max_seq_len)
     return Error(Code::kInvalidArgument, "A calibration sample of %d tokens exceeds the model's limit of %d", longest, plan.max_seq_len);
   std::unique_ptr<Calibration> c(new Calibration());
-  LOWBIT_ASSIGN_OR_RETURN(c->cache_, KvCache::Create(plan.caches, 1, longest, /*f16=*/false));
-  LOWBIT_ASSIGN_OR_RETURN(c->executor_,
-                          Executor::Create(plan, model->bindings(), model->kernels(), model->pool(), /*fast=*/false, longest, 1));
-  if (bf16) c->executor_->UseBf16();
-  c->bf16_ = bf16;
+  const bool fast = precision == CalibrationPrecision::kFast;
+  LOWBIT_ASSIGN_OR_RETURN(c->cache_, KvCache::Create(plan.caches, 1, longest, /*f16=*/fast));
+  LOWBIT_ASSIGN_OR_RETURN(c->executor_, Executor::Create(plan, model->bindings(), model->kernels(), model->pool(), fast, longest, 1));
+  c->bf16_ = fast && model->kernels().gemm_bf16 != nullptr;
+  if (c->bf16_) c->executor_->UseBf16();
   c->model_ = std::move(model);
   c->tokens_ = std::move(tokens);
   c->offsets_ = std::move(offsets);

@@ -17,10 +17,10 @@
 
 namespace lowbit {
 
-// Arithmetic of the forward passes and of the Hessians; sums are f32 in every case.
+// Arithmetic of the forward passes and of the Hessians; sums are f32 or exact in every case.
 enum class CalibrationPrecision : uint8_t {
-  kF32,   // the exact path
-  kBf16,  // operands rounded to bf16; needs a kernel table with bf16 products
+  kExact,  // f32
+  kFast,   // int8 products with quantised weights, as the fast path runs them; bf16 elsewhere where the processor has it
 };
 
 struct CalibrationStop {
@@ -45,7 +45,6 @@ struct Solved {
 class Calibration {
  public:
   // Sample s is tokens[offsets[s] .. offsets[s+1]); each at most kMaxSampleTokens long. The model must be of exact precision.
-  // UNSUPPORTED for kBf16 where this machine has no bf16 products.
   static Result<std::unique_ptr<Calibration>> Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
                                                      std::vector<int32_t> offsets, CalibrationPrecision precision);
 

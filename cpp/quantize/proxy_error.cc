@@ -18,33 +18,36 @@ struct Energy {
   double error = 0, weight = 0;
 };
 
-// Lines [k][kLanes] of chunk rows.
+// Lines [k][kLanes] of chunk rows, kColumns lines at a time: all rows of them fit the first caches.
 void LoadLanes(const QuantizedLinear& q, const float* w, int row0, int rows, float* lanes) {
-  for (int r = 0; r < rows; ++r) {
-    const size_t row = row0 + r;
-    const float* scales = q.scales.data() + row * q.groups;
-    const uint8_t* zeros = q.zeros.data() + row * q.groups;
-    for (int c = 0; c < q.k; ++c) {
-      const int group = q.g_idx.empty() ? c / q.group_size : q.g_idx[c];
-      const float value = w[row * q.k + c];
-      const float w_hat = scales[group] * static_cast<float>(int(q.codes[row * q.k + c]) - int(zeros[group]));
-      lanes[size_t(c) * kLanes + r] = value - w_hat;
-      lanes[size_t(c) * kLanes + kGridRows + r] = value;
+  for (int first = 0; first < q.k; first += kColumns) {
+    const int end = std::min(q.k, first + kColumns);
+    for (int r = 0; r < rows; ++r) {
+      const size_t row = row0 + r;
+      const float* scales = q.scales.data() + row * q.groups;
+      const uint8_t* zeros = q.zeros.data() + row * q.groups;
+      for (int c = first; c < end; ++c) {
+        const int group = q.g_idx.empty() ? c / q.group_size : q.g_idx[c];
+        const float value = w[row * q.k + c];
+        const float w_hat = scales[group] * static_cast<float>(int(q.codes[row * q.k + c]) - int(zeros[group]));
+        lanes[size_t(c) * kLanes + r] = value - w_hat;
+        lanes[size_t(c) * kLanes + kGridRows + r] = value;
+      }
     }
   }
 }
 
+// A sum per lane over at most kColumns lines, then over the lanes in double: independent additions, fixed order.
 void AddProducts(const float* a, const float* b, int lines, double factor, Energy* energy) {
-  double sums[2] = {0, 0};
-  for (int c = 0; c < lines; ++c) {
-    for (int half = 0; half < 2; ++half) {
-      float sum = 0;
-      for (int r = half * kGridRows; r < (half + 1) * kGridRows; ++r) sum += a[size_t(c) * kLanes + r] * b[size_t(c) * kLanes + r];
-      sums[half] += sum;
+  for (int first = 0; first < lines; first += kColumns) {
+    float sums[kLanes] = {};
+    for (int c = first; c < std::min(lines, first + kColumns); ++c)
+      for (int i = 0; i < kLanes; ++i) sums[i] += a[size_t(c) * kLanes + i] * b[size_t(c) * kLanes + i];
+    for (int i = 0; i < kGridRows; ++i) {
+      energy->error += factor * sums[i];
+      energy->weight += factor * sums[kGridRows + i];
     }
   }
-  energy->error += factor * sums[0];
-  energy->weight += factor * sums[1];
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ import { prepare, type Prepared } from './preflight';
 import { ProgressTracker } from './progress';
 import { RunRecord, modelName, reportText, type QuantizeReport } from './report';
 import { writeSideFiles } from './sidefiles';
-import { resolvePrecision, solveCalibrated, solveUncalibrated, totalWork, type SolveRun } from './solve';
+import { solveCalibrated, solveUncalibrated, totalWork, type SolveRun } from './solve';
 import { fileBytes, writeDense, writeSolved } from './write';
 
 export type {
@@ -76,7 +76,6 @@ async function run(
   const work = totalWork(plan, selection.targets, samples?.tokens.length);
   const progress = new ProgressTracker(work, plan.blocks.length, onProgress, () => record.error);
   const version = packageVersion();
-  const precision = samples && resolvePrecision(options.calibrationPrecision);
 
   const write = async (directory: string): Promise<QuantizeReport> => {
     const model = await record.timed('load', () => load(prepared, signal, progress));
@@ -84,7 +83,7 @@ async function run(
     try {
       const sink: SolveRun['sink'] = (target, result) => writeSolved(writer, target, result);
       const solveRun: SolveRun = { model, plan, targets: selection.targets, checkpointFormat, record, progress, signal, sink };
-      await (samples && precision ? solveCalibrated(solveRun, samples, precision) : solveUncalibrated(solveRun));
+      await (samples ? solveCalibrated(solveRun, samples, options.calibrationPrecision) : solveUncalibrated(solveRun));
       const bytesAfter = await record.timed('write', async () => {
         const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
         await writeDense(writer, prepared.dense, { checkpoint, model, signal, onProgress: onBytes });
@@ -93,13 +92,13 @@ async function run(
         return fileBytes(directory, files);
       });
       const { isa, threads } = native().modelInfo(model);
+      const { cpu, bf16 } = native().engineInfo();
       const report = record.finish({
-        lowbit: { version, cpu: native().engineInfo().cpu, isa, threads },
+        lowbit: { version, cpu, isa, bf16, threads },
         model: { name: modelName(checkpoint.path), kind: checkpoint.kind, architecture: plan.architecture },
         options,
         checkpointFormat,
         samples,
-        precision,
         skipped: selection.skipped,
         parameters: prepared.parameters,
         bytesBefore: prepared.bytesBefore,

@@ -33,7 +33,13 @@ export interface LinearReport {
 }
 
 export interface QuantizeReport {
-  readonly lowbit: { readonly version: string; readonly cpu: string; readonly isa: string; readonly threads: number };
+  readonly lowbit: {
+    readonly version: string;
+    readonly cpu: string;
+    readonly isa: string;
+    readonly bf16: boolean;
+    readonly threads: number;
+  };
   readonly model: { readonly name: string; readonly kind: 'hf' | 'gguf'; readonly architecture: string };
   /** The directory written; absent in lowbit_report.json. */
   readonly output: string;
@@ -52,8 +58,6 @@ export interface QuantizeReport {
     readonly samplesDropped: number;
     /** Input rows with values that are not finite, left out of Hessians; summed over layers. */
     readonly rowsDropped: number;
-    /** Operands of the forward passes and Hessians. */
-    readonly precision: 'bf16' | 'f32';
   } | null;
   readonly linears: readonly LinearReport[];
   /** Linears left dense by a rule. */
@@ -126,13 +130,12 @@ export class RunRecord {
     readonly options: ResolvedOptions;
     readonly checkpointFormat: CheckpointFormat;
     readonly samples: CalibrationSamples | undefined;
-    readonly precision: 'bf16' | 'f32' | undefined;
     readonly skipped: readonly string[];
     readonly parameters: number;
     readonly bytesBefore: number;
     readonly bytesAfter: number;
   }): QuantizeReport {
-    const { options, samples, precision, parameters, bytesAfter } = rest;
+    const { options, samples, parameters, bytesAfter } = rest;
     const quantizedParameters = this.linears.reduce((sum, { n, k }) => sum + n * k, 0);
     const quantizedBits = this.linears.reduce((sum, { n, k, bitsPerWeight }) => sum + n * k * bitsPerWeight, 0);
     return {
@@ -141,20 +144,18 @@ export class RunRecord {
       output: options.output,
       checkpointFormat: rest.checkpointFormat,
       options: usedOptions(options),
-      calibration:
-        samples && precision
-          ? {
-              source: samples.source,
-              sha256: samples.sha256,
-              samples: samples.offsets.length - 1,
-              samplesWanted: options.calibrationSamples,
-              length: options.calibrationLength,
-              tokens: samples.tokens.length,
-              samplesDropped: samples.dropped,
-              rowsDropped: this.rowsDropped,
-              precision,
-            }
-          : null,
+      calibration: samples
+        ? {
+            source: samples.source,
+            sha256: samples.sha256,
+            samples: samples.offsets.length - 1,
+            samplesWanted: options.calibrationSamples,
+            length: options.calibrationLength,
+            tokens: samples.tokens.length,
+            samplesDropped: samples.dropped,
+            rowsDropped: this.rowsDropped,
+          }
+        : null,
       linears: this.linears,
       skipped: rest.skipped,
       totals: {

@@ -71,20 +71,8 @@ function solveStep(targets: ReadonlyMap<number, Target>, { block, weights }: Sto
   };
 }
 
-/** What 'auto' stands for on this machine. @throws {LowbitError} UNSUPPORTED for 'bf16' on a processor without such products */
-export function resolvePrecision(wanted: CalibrationPrecision): 'bf16' | 'f32' {
-  const { bf16, chosenIsa, cpu } = native().engineInfo();
-  if (wanted === 'auto') return bf16 ? 'bf16' : 'f32';
-  if (wanted === 'f32' || bf16) return wanted;
-  throw new LowbitError(
-    'UNSUPPORTED',
-    `calibrationPrecision 'bf16' needs a processor with AVX512_BF16; the kernels that run here are ${chosenIsa} on ${cpu}. Use 'auto' or 'f32'`,
-    { option: 'calibrationPrecision' },
-  );
-}
-
 /** GPTQ: calibrates and solves stop by stop. @throws {LowbitError} CANCELLED; what the engine reports */
-export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples, precision: 'bf16' | 'f32'): Promise<void> {
+export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples, precision: CalibrationPrecision): Promise<void> {
   const { model, plan, targets, record, progress, signal } = run;
   const { tokens, offsets } = samples;
   const calibration = await record.timed('calibrate', () =>

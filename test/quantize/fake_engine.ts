@@ -19,7 +19,7 @@ export function engineError(code: string, message: string): Error {
 export class FakeEngine {
   readonly calls: string[] = [];
   readonly jobs: Job[] = [];
-  calibrationSpec: { tokens: Int32Array; offsets: Int32Array } | undefined;
+  calibrationSpec: { tokens: Int32Array; offsets: Int32Array; precision: string } | undefined;
   spec: ModelSpec | undefined;
   /** Handles not disposed yet. */
   live = 0;
@@ -28,7 +28,7 @@ export class FakeEngine {
   /** Changes a result before it is returned. */
   tamper: (result: Record<string, unknown>) => Record<string, unknown> = (result) => result;
 
-  engineInfo = () => ({ version: '0', cpu: 'fake cpu' });
+  engineInfo = () => ({ version: '0', cpu: 'fake cpu', bf16: true });
   createCancel = () => ({ cancelled: false });
   cancel = (handle: { cancelled: boolean }) => (handle.cancelled = true);
   modelInfo = () => ({ isa: 'fake', threads: 2 });
@@ -45,7 +45,7 @@ export class FakeEngine {
     this.live--;
   };
 
-  createCalibration = (_model: unknown, spec: { tokens: Int32Array; offsets: Int32Array }, control: JobControl) =>
+  createCalibration = (_model: unknown, spec: { tokens: Int32Array; offsets: Int32Array; precision: string }, control: JobControl) =>
     this.enter('createCalibration', control, () => {
       this.calibrationSpec = spec;
       this.live++;

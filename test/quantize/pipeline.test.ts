@@ -223,11 +223,11 @@ test('the report says what was done', async () => {
     fallbacks: [],
   });
   expect(report).toMatchObject({
-    lowbit: { cpu: 'fake cpu', isa: 'fake', threads: 2 },
+    lowbit: { cpu: 'fake cpu', isa: 'fake', bf16: true, threads: 2 },
     model: { name: 'tiny-stories', kind: 'hf', architecture: 'llama' },
     output,
     checkpointFormat: 'gptq',
-    options: { method: 'gptq', bits: 4, groupSize: 64, calibrationSamples: 20, calibrationLength: 64 },
+    options: { method: 'gptq', bits: 4, groupSize: 64, calibrationSamples: 20, calibrationLength: 64, calibrationPrecision: 'fast' },
     calibration: { source: 'tokens', samples: 8, samplesWanted: 20, length: 64, tokens: 512, samplesDropped: 0, rowsDropped: 16 },
     skipped: [],
     fallbacks: ['model.layers.0.self_attn.k_proj: damping raised'],
@@ -263,6 +263,12 @@ test('progress never falls, names blocks and ends at one', async () => {
   expect(new Set(events.map(({ phase }) => phase))).toEqual(new Set(['load', 'calibrate', 'solve', 'write']));
   expect(events[0]?.error).toBeUndefined();
   expect(new Set(events.filter(({ phase }) => phase === 'solve').map(({ block }) => block))).toEqual(new Set([0, 1, 2, 3]));
+});
+
+test.each(['fast', 'exact'] as const)('calibration of precision %s is what the engine is asked for', async (calibrationPrecision) => {
+  const report = await run({ calibrationPrecision });
+  expect(mockEngine.calibrationSpec?.precision).toBe(calibrationPrecision);
+  expect(report.options['calibrationPrecision']).toBe(calibrationPrecision);
 });
 
 test('text is tokenised by the model', async () => {

@@ -20,7 +20,7 @@ interface Flags {
   readonly calibration?: string;
   readonly calibrationSamples?: number;
   readonly calibrationLength?: number;
-  readonly calibrationPrecision?: 'auto' | 'bf16' | 'f32';
+  readonly calibrationPrecision?: 'fast' | 'exact';
   readonly dynamic?: Record<string, unknown>;
   readonly threads?: number;
   readonly overwrite?: boolean;
@@ -45,10 +45,7 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .option('--calibration-samples <n>', 'samples at most (default: 128)', parseNumber)
     .option('--calibration-length <n>', 'tokens per sample (default: 512)', parseNumber)
     .addOption(
-      new Option(
-        '--calibration-precision <name>',
-        'f32: exact; bf16: twice as fast; auto (default): bf16 where the processor has it',
-      ).choices(['auto', 'bf16', 'f32']),
+      new Option('--calibration-precision <name>', 'gptq: fast (default), or exact: f32 throughout, slower').choices(['fast', 'exact']),
     )
     .option('--dynamic <json>', 'settings for single linears by regular expression, as GPTQModel writes them', parseJsonObject)
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
