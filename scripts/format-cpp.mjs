@@ -20,7 +20,7 @@ if (found !== version) {
   console.error(`format-cpp: clang-format ${version} is needed and ${found ?? 'none'} was found; pip install clang-format==${version}`);
   process.exit(process.env.CI ? 1 : 0);
 }
-const files = ['binding', 'cpp', 'test/native', 'bench/native']
+const files = ['binding', 'cpp', 'test/native', 'bench/native', 'bench/load']
   .filter((folder) => existsSync(path.join(root, folder)))
   .flatMap((folder) => readdirSync(path.join(root, folder), { recursive: true }).map((name) => path.join(folder, name)))
   .filter((name) => /\.(cc|h)$/.test(name));

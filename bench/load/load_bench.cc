@@ -70,7 +70,8 @@ Result<std::unique_ptr<Packer>> MakePacker(const Subject& subject, const uint8_t
 GptqSide MakeSide(const Subject& subject, int n, int k) {
   GptqSide side;
   if (subject.gptq_bits == 0) return side;
-  const size_t groups = static_cast<size_t>(k + 127) / 128, zeros = groups * static_cast<size_t>(n) * static_cast<size_t>(subject.gptq_bits) / 32;
+  const size_t groups = static_cast<size_t>(k + 127) / 128,
+               zeros = groups * static_cast<size_t>(n) * static_cast<size_t>(subject.gptq_bits) / 32;
   side.qzeros.assign(zeros, subject.gptq_bits == 4 ? static_cast<int32_t>(0x88888888u) : static_cast<int32_t>(0x80808080u));
   side.scales.assign(groups * static_cast<size_t>(n), 0x2000);
   for (int c = 0; subject.act_order && c < k; ++c) side.g_idx.push_back(c % static_cast<int>(groups));
@@ -111,8 +112,8 @@ void Measure(const Subject& subject, int n, int k, const Block& source, const Bl
     ratio.push_back(memcpy_seconds / seconds);
     fresh.push_back(static_cast<double>(count * bytes) / pack(cold.value()) / 1e9);
   }
-  std::printf("{\"format\":\"%s\",\"n\":%d,\"k\":%d,\"gb_per_s_warm\":%.2f,\"gb_per_s_fresh\":%.2f,\"of_memcpy\":%.3f}\n", subject.name.c_str(), n, k,
-              Median(speed), Median(fresh), Median(ratio));
+  std::printf("{\"format\":\"%s\",\"n\":%d,\"k\":%d,\"gb_per_s_warm\":%.2f,\"gb_per_s_fresh\":%.2f,\"of_memcpy\":%.3f}\n",
+              subject.name.c_str(), n, k, Median(speed), Median(fresh), Median(ratio));
   std::fflush(stdout);
 }
 

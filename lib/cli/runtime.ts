@@ -71,7 +71,7 @@ export async function withModel<T>(
       ...defined({
         threads: options.threads,
         lmHeadBits: options.lmHeadBits as LoadModelOptions['lmHeadBits'],
-        packedCache: options.packedCache,
+        packedCache: options.packedCacheFolder ?? options.packedCache,
       }),
       onLoadProgress: (fraction) => progress.update(fraction),
       signal: io.signal,

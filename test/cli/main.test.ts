@@ -1,6 +1,6 @@
 /** The `lowbit` command as a user runs it: dist/cli/main.js in a process of its own. Needs `npm run build:ts`. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { removeVariants, storyModel, storyText, storyVariant } from '../generate/fixture';
@@ -80,6 +80,32 @@ describe('help', () => {
     expect(nothing.code).toBe(1);
     expect(nothing.error).toContain('Usage: lowbit');
   });
+});
+
+test('--packed-cache-folder and --lm-head-bits reach the model; a cache that was replaced is a warning', async () => {
+  const folder = path.join(directory, 'packed');
+  const run = (): ReturnType<typeof json> =>
+    json(
+      'bench',
+      storyModel,
+      '--prompt-tokens',
+      '4',
+      '--generate-tokens',
+      '2',
+      '-r',
+      '1',
+      '--packed-cache-folder',
+      folder,
+      '--lm-head-bits',
+      '6',
+    );
+  expect((await run()).value).toMatchObject({ packed_cache: 'written', lm_head_bits: 6 });
+  expect((await run()).value).toMatchObject({ packed_cache: 'hit', lm_head_bits: 6 });
+  const [file] = readdirSync(folder);
+  writeFileSync(path.join(folder, file as string), 'no cache');
+  const stale = await run();
+  expect(stale.value).toMatchObject({ packed_cache: 'stale' });
+  expect(stale.error).toContain('warning: packed-weight cache replaced: ');
 });
 
 describe('errors', () => {
