@@ -18,7 +18,7 @@
 
 #ifdef LOWBIT_AMX
 #include "kernel/amx/internal.h"
-#include "kernel/simd/gemm_blocks.h"
+#include "kernel/amx/unpack.h"
 
 namespace lowbit {
 namespace {
@@ -32,34 +32,6 @@ template <int kNumber>
 struct Slot {
   static constexpr int kValue = kNumber;
 };
-
-constexpr size_t kBlockBytes = size_t(kSubBlock) * kPanelRows;
-
-// The transpose leaves weight row 4 c + j in line 4 j + c of the left operand.
-constexpr int LineOfRow(int row) { return row % 4 * 4 + row / 4; }
-
-// One sub-block: [quad][16 rows]{4} codes -> signed [16 lines][32 columns].
-LOWBIT_INLINE void TransposeBlock(const uint8_t* quads, __m512i centre, uint8_t* out) {
-  const __m512i low_rows = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high_rows = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-  __m512i halves[2][4];  // [columns 0-15, 16-31][j]: 16 columns of rows j, 4 + j, 8 + j, 12 + j
-  LOWBIT_UNROLL(2)
-  for (int h = 0; h < 2; ++h) {
-    __m512i q[4];
-    LOWBIT_UNROLL(4)
-    for (int t = 0; t < 4; ++t) q[t] = _mm512_sub_epi8(LoadLine(quads + 64 * (4 * h + t)), centre);
-    const __m512i a = _mm512_unpacklo_epi32(q[0], q[1]), b = _mm512_unpackhi_epi32(q[0], q[1]);
-    const __m512i c = _mm512_unpacklo_epi32(q[2], q[3]), d = _mm512_unpackhi_epi32(q[2], q[3]);
-    halves[h][0] = _mm512_unpacklo_epi64(a, c);
-    halves[h][1] = _mm512_unpackhi_epi64(a, c);
-    halves[h][2] = _mm512_unpacklo_epi64(b, d);
-    halves[h][3] = _mm512_unpackhi_epi64(b, d);
-  }
-  LOWBIT_UNROLL(4)
-  for (int j = 0; j < 4; ++j, out += 128) {
-    _mm512_store_si512(out, _mm512_permutex2var_epi64(halves[0][j], low_rows, halves[1][j]));
-    _mm512_store_si512(out + 64, _mm512_permutex2var_epi64(halves[0][j], high_rows, halves[1][j]));
-  }
-}
 
 struct TileArgs {
   const uint8_t* codes;  // [block][16 lines][32]
@@ -252,17 +224,13 @@ TileConfig ConfigFor(int m, bool halves) {
 
 void amx::AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate,
                      uint8_t* scratch) {
-  static_assert(2 * kCodeScratch + kMaxBlocks * ScaleLines(true, true) * size_t(kPanelRows) * sizeof(float) <= kGemmScratchBytes);
+  static_assert(kCodeScratch + kMaxBlocks * ScaleLines(true, true) * size_t(kPanelRows) * sizeof(float) <= kGemmScratchBytes);
   const PanelLayout layout = LayoutOf(w);
   const bool offsets = w.affine != AffineKind::kSymmetric, halves = layout.halves;
   const bool wide = layout.group_blocks > 1 && x.group == kSubBlock;
   const TileFunction whole = TileFor<true>(offsets, halves, wide), last = TileFor<false>(offsets, halves, wide);
-  const UnpackFunction unpack = UnpackFor(w.bits, offsets, halves);
-  // what makes the codes signed: the zero point where it is the same for all, else 128, which the offsets give back
-  const int centre = !offsets ? 1 << (w.bits - 1) : w.bits == 8 ? 128 : 0;
-  const __m512i centres = SetByte(centre);
-  uint8_t* quads = scratch + kCodeScratch;
-  float* scale_lines = reinterpret_cast<float*>(scratch + 2 * kCodeScratch);
+  const UnpackFunction unpack = UnpackFor(w.bits);
+  float* scale_lines = reinterpret_cast<float*>(scratch + kCodeScratch);
   ConfigureTiles(ConfigFor(x.m, halves));
   Pass pass{0, 0, x.group / kSubBlock};
   const int most_blocks = kMaxBlocks / pass.run * pass.run;
@@ -270,9 +238,7 @@ void amx::AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, size
     pass.blocks = layout.blocks - pass.block < most_blocks ? layout.blocks - pass.block : most_blocks;
     const size_t column = static_cast<size_t>(pass.block) * kSubBlock, group = static_cast<size_t>(pass.block / pass.run);
     for (int panel = panel0; panel < panel1; ++panel) {
-      unpack(w, layout, panel, pass, 0, 1, offsets ? static_cast<float>(centre) : 0.0f, quads, scale_lines);
-      for (size_t block = 0; block < static_cast<size_t>(pass.blocks); ++block)
-        TransposeBlock(quads + block * kBlockBytes, centres, scratch + block * kBlockBytes);
+      unpack(w, layout, panel, pass, scratch, scale_lines);
       const int columns = w.n - panel * kPanelRows;
       TileArgs args{};
       args.codes = scratch;

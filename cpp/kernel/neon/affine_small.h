@@ -1,9 +1,9 @@
-// kernel/neon: y = x W^T for 1..8 int8 rows (decode). Bound by reading the weights once, front to back.
+// kernel/neon: y = x W^T for up to kSmallRows int8 rows (decode). Bound by reading the weights once, front to back.
 // Included by neon/affine_small.cc (SDOT) and neon_i8mm/affine_small.cc (USDOT), into an anonymous namespace each.
 //
 // Four weight rows at a time: a register is 4 rows x 4 columns, the lanes of a sum are outputs, so there is no horizontal add; the
-// activations of a sub-block stay in 2 (one row) to 8 registers and are taken by lane. Up to four activation rows go together; five to
-// eight take a panel twice, the second time from cache. No prefetch: the stream goes forward, which the hardware sees.
+// activations of a sub-block stay in 2 (one row) to 8 registers and are taken by lane. Up to four activation rows go together; more
+// take a panel again, from cache. No prefetch: the stream goes forward, which the hardware sees.
 //
 // Vector instructions on paper, one row, per sub-block (512 weights): 32 dots, 0-7 x 32 to unpack (codes.h), 16-20 for the scales.
 // 4 bits: about 84, that is 0.16 per weight; with loads and loop control GCC 12 makes it 0.29 (read in the disassembly). 8 bits: 52
@@ -230,13 +230,14 @@ SmallFunction SmallFor(int bits, int rows, bool offsets, bool halves) {
 LOWBIT_INLINE void Small(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate) {
   const SmallArgs args{w, x, LayoutOf(w), y, ldy, accumulate};
   const bool offsets = w.affine != AffineKind::kSymmetric;
-  const int rows = x.m < kRowsTogether ? x.m : kRowsTogether, rest = x.m - rows;
-  const SmallFunction small = SmallFor(w.bits, rows, offsets, args.layout.halves);
-  if (rest == 0) return small(args, 0, panel0, panel1);
-  const SmallFunction second = SmallFor(w.bits, rest, offsets, args.layout.halves);
+  const bool halves = args.layout.halves;
+  if (x.m <= kRowsTogether) return SmallFor(w.bits, x.m, offsets, halves)(args, 0, panel0, panel1);
+  const int whole = x.m / kRowsTogether * kRowsTogether;
+  const SmallFunction four = SmallFor(w.bits, kRowsTogether, offsets, halves);
+  const SmallFunction rest = whole < x.m ? SmallFor(w.bits, x.m - whole, offsets, halves) : nullptr;
   for (int panel = panel0; panel < panel1; ++panel) {
-    small(args, 0, panel, panel + 1);
-    second(args, rows, panel, panel + 1);
+    for (int row = 0; row < whole; row += kRowsTogether) four(args, row, panel, panel + 1);
+    if (rest != nullptr) rest(args, whole, panel, panel + 1);
   }
 }
 
