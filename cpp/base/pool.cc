@@ -42,8 +42,8 @@ constexpr auto kLeastPatience = std::chrono::microseconds(2), kMostPatience = st
 
 // The caller's chunks of a region take about the same time; one that takes a millisecond longer was interrupted by the system. When
 // interruptions make up this part of a window of parallel work, workers rest; twice as long each time it happens again.
-constexpr auto kInterruption = std::chrono::milliseconds(1), kWindow = std::chrono::milliseconds(10);
-constexpr double kMostInterrupted = 0.15;
+constexpr auto kInterruption = std::chrono::milliseconds(1), kWindow = std::chrono::milliseconds(40);
+constexpr double kMostInterrupted = 0.3;
 constexpr auto kLeastRest = std::chrono::milliseconds(50), kMostRest = std::chrono::milliseconds(800);
 
 // A caller that the system moved to another CPU is often moved back at once. Workers that made room for it meanwhile would hold
