@@ -25,7 +25,7 @@ const cppRooms = {
   base: { uses: [] },
 };
 /** Headers of one instruction set stay inside kernel/: everyone else goes through the chooser's table. */
-const privateFolders = ['kernel/ref/', 'kernel/simd/', 'kernel/avx2/', 'kernel/avx512/'];
+const privateFolders = ['kernel/ref/', 'kernel/simd/', 'kernel/avx2/', 'kernel/avxvnni/', 'kernel/avx512/'];
 const cppPackages = { 'napi.h': ['binding'], 'node_api.h': ['binding'], 'uv.h': ['binding'] };
 
 const user = ['models', 'tokenizer', 'checkpoint', 'native', 'errors', 'options', 'model'];

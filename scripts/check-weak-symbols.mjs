@@ -1,9 +1,9 @@
 /**
  * npm run check:weak [-- <build folder>...]: what an instruction-set object may not contain. Default folder: build.
  *
- * Kernels for AVX2 and AVX-512 are compiled with -m options the rest must not see. A weak symbol in such an object (an inline
+ * Kernels for AVX2, AVX-VNNI and AVX-512 are compiled with -m options the rest must not see. A weak symbol in such an object (an inline
  * function of a std:: header) could be the copy the linker keeps for the whole program, and an initialiser would run at load:
- * both end in SIGILL on older processors. Reads `nm` of every object of the targets lowbit_avx2 and lowbit_avx512; finding no
+ * both end in SIGILL on older processors. Reads `nm` of every object of the targets lowbit_avx2, lowbit_avxvnni and lowbit_avx512; finding no
  * object is a failure on x86-64. `--self-test` compiles a planted object of each kind and fails unless both are found.
  */
 import { spawnSync } from 'node:child_process';
@@ -17,7 +17,7 @@ function objectsUnder(folder) {
   if (!existsSync(folder)) return [];
   return readdirSync(folder, { recursive: true })
     .map((name) => path.join(folder, name))
-    .filter((name) => /lowbit_(avx2|avx512)\.dir[\\/].*\.o(bj)?$/.test(name));
+    .filter((name) => /lowbit_(avx2|avxvnni|avx512)\.dir[\\/].*\.o(bj)?$/.test(name));
 }
 
 /** Findings of one object file. */

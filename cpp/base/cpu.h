@@ -6,16 +6,16 @@
 namespace lowbit {
 
 // Instruction sets a kernel table exists for, slowest first. "ref" is portable C++.
-enum class Isa { kRef = 0, kAvx2, kAvx512 };
-constexpr int kIsas = 3;
-const char* IsaName(Isa isa);  // "ref", "avx2", "avx512"
+enum class Isa { kRef = 0, kAvx2, kAvxVnni, kAvx512 };
+constexpr int kIsas = 4;
+const char* IsaName(Isa isa);  // "ref", "avx2", "avxvnni", "avx512"
 
 struct CpuFeatures {
   bool avx2 = false;         // AVX2 + FMA + F16C, and the OS saves ymm state
   bool avx512 = false;       // F, BW, DQ, VL and the OS saves zmm state
   bool avx512_vnni = false;  // vpdpbusd zmm
   bool avx512_bf16 = false;  // vdpbf16ps zmm
-  bool avx_vnni = false;     // vpdpbusd ymm
+  bool avx_vnni = false;     // vpdpbusd ymm without AVX-512
   std::string name;          // brand string, for reports
 };
 

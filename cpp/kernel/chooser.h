@@ -19,7 +19,7 @@ struct KernelCandidate {
 // Fastest first.
 std::vector<KernelCandidate> KernelCandidates();
 
-// The fastest usable table; `forced` ("ref", "avx2", "avx512", or empty) picks one. UNSUPPORTED with every candidate's
+// The fastest usable table; `forced` ("ref", "avx2", "avxvnni", "avx512", or empty) picks one. UNSUPPORTED with every candidate's
 // reason when the forced one cannot run here, INVALID_ARGUMENT for an unknown name.
 Result<const KernelTable*> ChooseKernels(const std::string& forced);
 

@@ -20,11 +20,17 @@ LOWBIT_TEST(chooser_lists_every_isa_fastest_first) {
 
 // A table is usable exactly when it was built and the processor has what it needs.
 LOWBIT_TEST(chooser_agrees_with_the_processor) {
-  const std::vector<KernelCandidate> candidates = KernelCandidates();
-  EXPECT(candidates[0].usable == (Avx512Kernels() != nullptr && Cpu().avx512 && Cpu().avx512_vnni));
-  EXPECT(candidates[1].usable == (Avx2Kernels() != nullptr && Cpu().avx2));
-  if (Avx512Kernels() == nullptr) EXPECT(candidates[0].reason == "not compiled into this binary");
-  if (Avx2Kernels() == nullptr) EXPECT(candidates[1].reason == "not compiled into this binary");
+  const auto check = [](Isa isa, const KernelTable* table, bool processor) {
+    for (const KernelCandidate& candidate : KernelCandidates()) {
+      if (candidate.isa != isa) continue;
+      EXPECT(candidate.usable == (table != nullptr && processor));
+      if (table == nullptr) EXPECT(candidate.reason == "not compiled into this binary");
+      if (table != nullptr) EXPECT(std::strcmp(table->name, IsaName(isa)) == 0);
+    }
+  };
+  check(Isa::kAvx512, Avx512Kernels(), Cpu().avx512 && Cpu().avx512_vnni);
+  check(Isa::kAvxVnni, AvxVnniKernels(), Cpu().avx2 && Cpu().avx_vnni);
+  check(Isa::kAvx2, Avx2Kernels(), Cpu().avx2);
 }
 
 LOWBIT_TEST(chooser_picks_the_first_usable) {
@@ -48,13 +54,13 @@ LOWBIT_TEST(chooser_obeys_a_forced_name) {
     }
   }
   EXPECT_ERROR(ChooseKernels("sse9").status(), Code::kInvalidArgument,
-               "Expected one of avx512, avx2, ref for the kernel instruction set but received sse9");
+               "Expected one of avx512, avxvnni, avx2, ref for the kernel instruction set but received sse9");
   EXPECT_ERROR(ChooseKernels("AVX2").status(), Code::kInvalidArgument, "received AVX2");
 }
 
 // Every table that is built is complete: a missing entry would be a call to address zero later.
 LOWBIT_TEST(chooser_tables_are_complete) {
-  for (const KernelTable* table : {RefKernels(), Avx2Kernels(), Avx512Kernels()}) {
+  for (const KernelTable* table : {RefKernels(), Avx2Kernels(), AvxVnniKernels(), Avx512Kernels()}) {
     if (table == nullptr) continue;
     EXPECT(table->name != nullptr && table->gemm_tile >= 1);
     EXPECT(table->gemm_f32 && table->unpack_panel && table->pack_rows && table->quantize_rows && table->affine_small && table->affine_gemm);

@@ -10,6 +10,12 @@
 #include "check.h"
 #include "kernel/kernel.h"
 
+#ifdef LOWBIT_HAVE_AVXVNNI_EVEX
+namespace lowbit {
+const KernelTable* AvxVnniEvexKernels();  // kernel/avxvnni in the encoding of AVX-512
+}
+#endif
+
 namespace lowbit_test {
 
 using lowbit::KernelTable;
@@ -20,6 +26,10 @@ constexpr float kGuard = -12345.0f;
 inline std::vector<const KernelTable*> Tables() {
   std::vector<const KernelTable*> tables = {lowbit::RefKernels()};
   if (lowbit::Cpu().avx2 && lowbit::Avx2Kernels() != nullptr) tables.push_back(lowbit::Avx2Kernels());
+  if (lowbit::Cpu().avx_vnni && lowbit::AvxVnniKernels() != nullptr) tables.push_back(lowbit::AvxVnniKernels());
+#ifdef LOWBIT_HAVE_AVXVNNI_EVEX
+  if (lowbit::Cpu().avx512 && lowbit::Cpu().avx512_vnni) tables.push_back(lowbit::AvxVnniEvexKernels());
+#endif
   if (lowbit::Cpu().avx512 && lowbit::Cpu().avx512_vnni && lowbit::Avx512Kernels() != nullptr) tables.push_back(lowbit::Avx512Kernels());
   return tables;
 }

@@ -7,6 +7,7 @@
 #define LOWBIT_INLINE __forceinline
 #define LOWBIT_UNROLL(count)
 #define LOWBIT_PIN(vector)
+#define LOWBIT_HIDE(integer)
 #else
 #define LOWBIT_PRAGMA(text) _Pragma(#text)
 #define LOWBIT_INLINE __attribute__((always_inline)) inline
@@ -18,4 +19,6 @@
 // Keeps the value in a register and the operations around it apart: GCC lowers vector intrinsics to generic operators, which
 // it may reassociate (a chain of 64 products becomes a tree that spills) or contract (a product and a sum become one fma).
 #define LOWBIT_PIN(vector) asm("" : "+v"(vector))
+// Hides what the compiler knows about an integer: a loop that counts with it is not unrolled.
+#define LOWBIT_HIDE(integer) asm("" : "+r"(integer))
 #endif
