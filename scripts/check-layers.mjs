@@ -29,6 +29,7 @@ const privateFolders = [
   'kernel/ref/',
   'kernel/simd/',
   'kernel/avx2/',
+  'kernel/avxvnni/',
   'kernel/avx512/',
   'kernel/avx512bf16/',
   'kernel/amx/',

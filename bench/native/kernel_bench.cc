@@ -26,6 +26,12 @@
 #define LOWBIT_X86 1
 #endif
 
+#ifdef LOWBIT_HAVE_AVXVNNI_EVEX
+namespace lowbit {
+const KernelTable* AvxVnniEvexKernels();  // kernel/avxvnni in the encoding of AVX-512, for processors without the other
+}
+#endif
+
 using namespace lowbit;
 
 namespace {
@@ -124,6 +130,29 @@ __attribute__((target("avx512f"))) double FmaRate512(long rounds) {
   return static_cast<double>(rounds) * 12 * 16;
 }
 
+#ifdef LOWBIT_HAVE_AVXVNNI_EVEX
+#define LOWBIT_VNNI256 "avx512f,avx512vl,avx512vnni"
+#define LOWBIT_DOT256 _mm256_dpbusd_epi32
+#else
+#define LOWBIT_VNNI256 "avx2,avxvnni"
+#define LOWBIT_DOT256 _mm256_dpbusd_avx_epi32
+#endif
+__attribute__((target(LOWBIT_VNNI256))) double Int8RateVnni256(long rounds) {
+  __m256i sums[12], x = _mm256_set1_epi8(1), w = x;
+#pragma GCC unroll 12
+  for (auto& sum : sums) sum = x;
+  LOWBIT_KEEP(x);
+  LOWBIT_KEEP(w);
+  for (long i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) {
+      sums[j] = LOWBIT_DOT256(sums[j], w, x);
+      LOWBIT_KEEP(sums[j]);
+    }
+  }
+  return static_cast<double>(rounds) * 12 * 32;
+}
+
 // What AVX2 needs for 32 products at best: vpmaddubsw and vpaddw.
 __attribute__((target("avx2"))) double Int8Rate256(long rounds) {
   __m256i sums[10], x = _mm256_set1_epi8(1), w = x;
@@ -171,6 +200,9 @@ std::vector<Subject> Subjects() {
 #ifdef LOWBIT_X86
   if (Cpu().avx512 && Cpu().avx512_vnni && Avx512Kernels() != nullptr)
     subjects.push_back({Avx512Kernels(), {Read512, Int8Rate512, FmaRate512}});
+#ifdef LOWBIT_HAVE_AVXVNNI_EVEX
+  if (Cpu().avx512 && Cpu().avx512_vnni) subjects.push_back({AvxVnniEvexKernels(), {Read256, Int8RateVnni256, FmaRate256}});
+#endif
   if (Cpu().avx2 && Avx2Kernels() != nullptr) subjects.push_back({Avx2Kernels(), {Read256, Int8Rate256, FmaRate256}});
 #endif
   subjects.push_back({RefKernels(), {ReadPortable, nullptr, nullptr}});
@@ -223,7 +255,8 @@ struct Format {
 };
 constexpr Format kFormats[] = {{"q4_0", 4, 32, AffineKind::kSymmetric},        {"q4_1", 4, 32, AffineKind::kMinimum},
                                {"q8_0", 8, 32, AffineKind::kSymmetric},        {"g128", 4, 128, AffineKind::kZeroPoint},
-                               {"3 bit g128", 3, 128, AffineKind::kZeroPoint}, {"6 bit g16", 6, 16, AffineKind::kSymmetric}};
+                               {"3 bit g128", 3, 128, AffineKind::kZeroPoint}, {"2 bit g128", 2, 128, AffineKind::kZeroPoint},
+                               {"8 bit g128", 8, 128, AffineKind::kSymmetric}, {"6 bit g16", 6, 16, AffineKind::kSymmetric}};
 
 struct Shape {
   int n, k;

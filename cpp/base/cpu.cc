@@ -193,6 +193,8 @@ const char* IsaName(Isa isa) {
       return "neon-i8mm";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvxVnni:
+      return "avxvnni";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAmx:

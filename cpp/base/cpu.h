@@ -6,16 +6,16 @@
 namespace lowbit {
 
 // Instruction sets a kernel table exists for, slowest first. "ref" is portable C++.
-enum class Isa { kRef = 0, kNeon, kNeonI8mm, kAvx2, kAvx512, kAmx };
-constexpr int kIsas = 6;
-const char* IsaName(Isa isa);  // "ref", "neon", "neon-i8mm", "avx2", "avx512", "amx"
+enum class Isa { kRef = 0, kNeon, kNeonI8mm, kAvx2, kAvxVnni, kAvx512, kAmx };
+constexpr int kIsas = 7;
+const char* IsaName(Isa isa);  // "ref", "neon", "neon-i8mm", "avx2", "avxvnni", "avx512", "amx"
 
 struct CpuFeatures {
   bool avx2 = false;         // AVX2 + FMA + F16C, and the OS saves ymm state
   bool avx512 = false;       // F, BW, DQ, VL and the OS saves zmm state
   bool avx512_vnni = false;  // vpdpbusd zmm
   bool avx512_bf16 = false;  // vdpbf16ps zmm
-  bool avx_vnni = false;     // vpdpbusd ymm
+  bool avx_vnni = false;     // vpdpbusd ymm without AVX-512
   bool amx_int8 = false;     // tiles and tdpbusd, and Linux has given this process the tile state
   bool arm_dotprod = false;  // sdot, udot
   bool arm_i8mm = false;     // smmla, usdot

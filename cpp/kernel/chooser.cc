@@ -8,6 +8,9 @@ namespace lowbit {
 #ifndef LOWBIT_HAVE_AVX2
 const KernelTable* Avx2Kernels() { return nullptr; }
 #endif
+#ifndef LOWBIT_HAVE_AVXVNNI
+const KernelTable* AvxVnniKernels() { return nullptr; }
+#endif
 #ifndef LOWBIT_HAVE_AVX512
 const KernelTable* Avx512Kernels() { return nullptr; }
 #endif
@@ -41,6 +44,11 @@ std::string Reason(Isa isa) {
       if (Avx512Kernels() == nullptr) return kNotBuilt;
       if (!cpu.avx512) return "this processor or operating system does not offer AVX-512 F, BW, DQ and VL";
       if (!cpu.avx512_vnni) return "this processor does not offer AVX-512 VNNI";
+      return "";
+    case Isa::kAvxVnni:
+      if (AvxVnniKernels() == nullptr) return kNotBuilt;
+      if (!cpu.avx2) return "this processor or operating system does not offer AVX2, FMA and F16C";
+      if (!cpu.avx_vnni) return "this processor does not offer AVX-VNNI";
       return "";
     case Isa::kAvx2:
       if (Avx2Kernels() == nullptr) return kNotBuilt;
@@ -83,6 +91,8 @@ const KernelTable* Table(Isa isa) {
       return AmxTable();
     case Isa::kAvx512:
       return Avx512Table();
+    case Isa::kAvxVnni:
+      return AvxVnniKernels();
     case Isa::kAvx2:
       return Avx2Kernels();
     case Isa::kNeonI8mm:

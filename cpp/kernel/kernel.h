@@ -15,8 +15,8 @@ namespace lowbit {
 // Rows of one tile of packed activations for the exact path.
 constexpr int kRowTile = 8;
 // Most rows that affine_small takes.
-constexpr int kSmallRows = 8;
-// Columns that one pass of the prefill GEMM unpacks; a multiple of every group it is used with is not required.
+constexpr int kSmallRows = 16;
+// Columns that one pass of the prefill GEMM of kernel/ref unpacks; a multiple of every group it is used with is not required.
 constexpr int kGemmColumns = 1024;
 // Bytes of scratch one thread needs for affine_gemm, and floats for unpacked panels of the exact path.
 constexpr size_t kGemmScratchBytes = size_t(256) << 10;
@@ -85,8 +85,7 @@ struct KernelTable {
   // zero_code = 2^(bits-1) for kSymmetric weights, else 0.
   void (*quantize_rows)(const float* x, size_t ldx, const QuantizedRows& q, int zero_code, int row0, int row1);
   // y[m][ldy] (+)= x W^T for m <= kSmallRows, panels [panel0, panel1), streaming the weights once. y points at column 0.
-  // rows.tile == rows.m. rows.group: 32, or a multiple of 32 that divides the weight group (or the weight group is the whole
-  // row) and is at most kGemmColumns; 32 for group_size 16. ActivationGroup() yields such a number.
+  // rows.tile == rows.m. rows.group is 32, as ActivationGroup() says. What a row gives does not depend on the rows beside it.
   void (*affine_small)(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate);
   // Any m; rows.tile == gemm_tile; scratch of kGemmScratchBytes, 64-byte aligned, private to the calling thread.
   void (*affine_gemm)(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate,
@@ -119,6 +118,7 @@ struct KernelTable {
 
 const KernelTable* RefKernels();
 const KernelTable* Avx2Kernels();      // null where not compiled in
+const KernelTable* AvxVnniKernels();   // null where not compiled in
 const KernelTable* Avx512Kernels();    // null where not compiled in
 const KernelTable* AmxKernels();       // null where not compiled in
 const KernelTable* NeonKernels();      // null where not compiled in

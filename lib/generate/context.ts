@@ -104,7 +104,7 @@ export class Context {
   /**
    * Continues `prompt` and yields text as it comes. Greedy unless a temperature is given.
    *
-   * Generations on different sequences of the context run together: one pass over the weights serves up to eight of them, so
+   * Generations on different sequences of the context run together: one pass over the weights serves up to sixteen of them, so
    * several at once are faster than one after the other. What a generation yields does not depend on the others. The engine works a
    * few tokens ahead of the consumer.
    *

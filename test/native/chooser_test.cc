@@ -25,11 +25,9 @@ LOWBIT_TEST(chooser_agrees_with_the_processor) {
     Isa isa;
     const KernelTable* table;
     bool offered;
-  } expected[] = {{Isa::kAmx, AmxKernels(), Cpu().amx_int8},
-                  {Isa::kAvx512, Avx512Kernels(), Cpu().avx512 && Cpu().avx512_vnni},
-                  {Isa::kAvx2, Avx2Kernels(), Cpu().avx2},
-                  {Isa::kNeonI8mm, NeonI8mmKernels(), Cpu().arm_i8mm},
-                  {Isa::kNeon, NeonKernels(), Cpu().arm_dotprod}};
+  } expected[] = {{Isa::kAmx, AmxKernels(), Cpu().amx_int8},           {Isa::kAvx512, Avx512Kernels(), Cpu().avx512 && Cpu().avx512_vnni},
+                  {Isa::kAvxVnni, AvxVnniKernels(), Cpu().avx_vnni},   {Isa::kAvx2, Avx2Kernels(), Cpu().avx2},
+                  {Isa::kNeonI8mm, NeonI8mmKernels(), Cpu().arm_i8mm}, {Isa::kNeon, NeonKernels(), Cpu().arm_dotprod}};
   for (const auto& [isa, table, offered] : expected) {
     const KernelCandidate& candidate = candidates[size_t(kIsas - 1 - static_cast<int>(isa))];
     EXPECT(candidate.isa == isa);
@@ -60,13 +58,14 @@ LOWBIT_TEST(chooser_obeys_a_forced_name) {
     }
   }
   EXPECT_ERROR(ChooseKernels("sse9").status(), Code::kInvalidArgument,
-               "Expected one of amx, avx512, avx2, neon-i8mm, neon, ref for the kernel instruction set but received sse9");
+               "Expected one of amx, avx512, avxvnni, avx2, neon-i8mm, neon, ref for the kernel instruction set but received sse9");
   EXPECT_ERROR(ChooseKernels("AVX2").status(), Code::kInvalidArgument, "received AVX2");
 }
 
 // Every table that is built is complete: a missing entry would be a call to address zero later.
 LOWBIT_TEST(chooser_tables_are_complete) {
-  for (const KernelTable* table : {RefKernels(), NeonKernels(), NeonI8mmKernels(), Avx2Kernels(), Avx512Kernels(), AmxKernels()}) {
+  for (const KernelTable* table :
+       {RefKernels(), NeonKernels(), NeonI8mmKernels(), Avx2Kernels(), AvxVnniKernels(), Avx512Kernels(), AmxKernels()}) {
     if (table == nullptr) continue;
     EXPECT(table->name != nullptr && table->gemm_tile >= 1);
     EXPECT(table->gemm_f32 && table->unpack_panel && table->pack_rows && table->dense_gemv && table->quantize_rows && table->affine_small &&

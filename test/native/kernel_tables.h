@@ -11,6 +11,12 @@
 #include "check.h"
 #include "kernel/chooser.h"
 
+#ifdef LOWBIT_HAVE_AVXVNNI_EVEX
+namespace lowbit {
+const KernelTable* AvxVnniEvexKernels();  // kernel/avxvnni in the encoding of AVX-512
+}
+#endif
+
 namespace lowbit_test {
 
 using lowbit::KernelTable;
@@ -26,6 +32,9 @@ inline std::vector<const KernelTable*> Tables() {
     if (candidate.usable) tables.push_back(lowbit::ChooseKernels(lowbit::IsaName(candidate.isa)).value());
   }
   if (HasEmulatedAmx()) tables.push_back(EmulatedAmxKernels());
+#ifdef LOWBIT_HAVE_AVXVNNI_EVEX
+  if (lowbit::Cpu().avx512 && lowbit::Cpu().avx512_vnni) tables.push_back(lowbit::AvxVnniEvexKernels());
+#endif
   return tables;
 }
 

@@ -478,7 +478,7 @@ LOWBIT_TEST(PromptRunsAreWholeOrNothing) {
   items[0].tokens = RandomTokens(1, 20);
   items[0].sample = true;
   items[1].sequence = 1;
-  items[1].tokens = RandomTokens(2, 9);
+  items[1].tokens = RandomTokens(2, kSmallRows + 1);
   items[1].tokens[4] = kPoison;
   items[1].sample = true;
   std::atomic<bool> cancel{false};

@@ -21,7 +21,7 @@ constexpr int kLanes = 8;
 using Float = __m256;
 using Int = __m256i;
 
-// How many lanes of memory an access may touch: all, or the first `count` (1..7; loads fill the rest with zero).
+// How many lanes of memory an access may touch: all, or the first `count` (0..8; loads fill the rest with zero).
 struct All {};
 struct First {
   int count;
@@ -84,6 +84,7 @@ LOWBIT_INLINE Int ZeroInt() { return _mm256_setzero_si256(); }
 LOWBIT_INLINE Int SetInt(int32_t value) { return _mm256_set1_epi32(value); }
 LOWBIT_INLINE Int SetByte(int value) { return _mm256_set1_epi8(static_cast<char>(value)); }
 LOWBIT_INLINE Int LoadLine(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }  // aligned
+LOWBIT_INLINE void StoreLine(uint8_t* p, Int a) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), a); }        // aligned
 LOWBIT_INLINE Int BitsOf(Float a) { return _mm256_castps_si256(a); }
 LOWBIT_INLINE Float FloatOfBits(Int a) { return _mm256_castsi256_ps(a); }
 LOWBIT_INLINE Int And(Int a, Int b) { return _mm256_and_si256(a, b); }

@@ -30,7 +30,7 @@ constexpr int kLanes = 16;
 using Float = __m512;
 using Int = __m512i;
 
-// How many lanes of memory an access may touch: all, or the first `count` (1..15; loads fill the rest with zero).
+// How many lanes of memory an access may touch: all, or the first `count` (0..16; loads fill the rest with zero).
 struct All {};
 struct First {
   int count;
@@ -73,6 +73,7 @@ LOWBIT_INLINE Int ZeroInt() { return _mm512_setzero_si512(); }
 LOWBIT_INLINE Int SetInt(int32_t value) { return _mm512_set1_epi32(value); }
 LOWBIT_INLINE Int SetByte(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
 LOWBIT_INLINE Int LoadLine(const uint8_t* p) { return _mm512_load_si512(p); }  // aligned
+LOWBIT_INLINE void StoreLine(uint8_t* p, Int a) { _mm512_store_si512(p, a); }  // aligned
 LOWBIT_INLINE Int BitsOf(Float a) { return _mm512_castps_si512(a); }
 LOWBIT_INLINE Float FloatOfBits(Int a) { return _mm512_castsi512_ps(a); }
 LOWBIT_INLINE Int And(Int a, Int b) { return _mm512_and_si512(a, b); }

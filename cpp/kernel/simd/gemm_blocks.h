@@ -1,6 +1,6 @@
 // kernel/simd: how the int8 GEMM cuts the columns of a weight, and its scratch.
 //
-// A pass unpacks up to kGemmColumns columns of a few panels to one byte per code and f32 scale lines, then sweeps every tile of
+// A pass unpacks up to kPassColumns columns of one or two panels to one byte per code and f32 scale lines, then sweeps every tile of
 // activations, so the cost of unpacking is shared and the inner kernel does not know the bit width.
 #pragma once
 
@@ -12,34 +12,45 @@
 namespace lowbit {
 namespace {
 
-constexpr int kMaxBlocks = kGemmColumns / kSubBlock;
-// [quad][panel of the pass][64]: codes; then the scale lines.
-constexpr size_t kCodeScratch = static_cast<size_t>(kGemmColumns) * kPanelRows;
+// Most columns of a pass. The f32 outputs, whose lines lie far apart, are read and written once per pass: with 1024 columns that
+// took 8 % of the time of a 4096 x 4096 product. The codes of a pass come from the second-level cache (128 KB), at about 12 of the
+// 32 bytes per cycle that it can deliver.
+constexpr int kPassColumns = 4096;
+constexpr int kMaxBlocks = kPassColumns / kSubBlock;
+// Codes, 128 KB for two panels or two parts, and starts of sums; then the scale lines.
+constexpr size_t kStartScratch = 2 * static_cast<size_t>(kMaxBlocks) * 64;
+constexpr size_t kCodeScratch = 2 * static_cast<size_t>(kPassColumns) * kPanelRows + kStartScratch;
 
 // One pass over sub-blocks [block, block + blocks).
 struct Pass {
   int block, blocks;
-  int run;  // sub-blocks per activation scale; passes begin at a multiple of it
 };
 
-// Scale lines per activation group and panel: for each record (two if kHalves) the scales, then, if kOffsets, what is added
-// per unit of sum(x). `lines` counts f32 lines of 16.
+// f32 lines of 16 per scale group (at the two halves of 32 columns: kHalves) and panel: the scales, then, if offsets, what is added
+// per unit of sum(x).
 constexpr int ScaleLines(bool offsets, bool halves) { return (offsets ? 2 : 1) * (halves ? 2 : 1); }
+static_assert(kCodeScratch + 2 * kMaxBlocks * ScaleLines(true, true) * size_t(kPanelRows) * sizeof(float) <= kGemmScratchBytes);
 
-// Writes panel `slot` of `slots` of a pass: codes to [quad][slots][64], scales to [group][lines][slots][16].
-// `centre` is subtracted from the zero point, for rooms that make the codes signed (8 bits on AVX2); it is 0 otherwise.
+// Writes panel `slot` of `slots` of a pass: codes to [quad][parts][slots][64], with a line [slots][64] of starts behind the quads of a
+// scale group or, at most, a sub-block, where the mode of the dot products has them; scales to [group][lines][slots][16]. A group that
+// began in an earlier pass has its lines in both.
 template <int kBits, bool kOffsets, bool kHalves>
-void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const Pass& pass, int slot, int slots, float centre,
-                uint8_t* codes_out, float* scales_out) {
-  const bool meta_f32 = w.meta_f32, zero_point = w.affine == AffineKind::kZeroPoint;
-  const size_t quad_bytes = static_cast<size_t>(slots) * 64, line_floats = static_cast<size_t>(slots) * kPanelRows;
+void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const Pass& pass, int slot, int slots, uint8_t* codes_out,
+                float* scales_out) {
+  const bool meta_f32 = w.meta_f32, zero_point = w.affine == AffineKind::kZeroPoint, symmetric = w.affine == AffineKind::kSymmetric;
+  const size_t part_bytes = static_cast<size_t>(slots) * 64, line_floats = static_cast<size_t>(slots) * kPanelRows;
+  constexpr DotMode kMode = GemmModeFor(kBits);
+  constexpr int kFlushes = kHalves ? 2 : 1, kQuads = 8 / kFlushes, kParts = CodeParts(kMode);
+  constexpr bool kStarts = Centre(kMode) != 0;
+  const size_t quad_bytes = part_bytes * kParts, flush_bytes = kQuads * quad_bytes + (kStarts ? part_bytes : 0);
+  const Float symmetric_zero = Set(static_cast<float>(-(1 << (kBits - 1)))), centre = Set(static_cast<float>(Centre(kMode)));
   int in_group = pass.block % layout.group_blocks;
   GroupCursor cursor = GroupAt(layout, w.data + static_cast<size_t>(panel) * w.panel_bytes, pass.block / layout.group_blocks);
   const uint8_t* codes = cursor.codes + static_cast<size_t>(in_group) * layout.block_bytes;
   uint8_t* out = codes_out + static_cast<size_t>(slot) * 64;
   float* line = scales_out + static_cast<size_t>(slot) * kPanelRows;
   for (int block = 0; block < pass.blocks; ++block) {
-    if (block % pass.run == 0) {
+    if (block == 0 || in_group == 0) {
       LOWBIT_UNROLL(2)
       for (int h = 0; h < (kHalves ? 2 : 1); ++h) {
         const uint8_t* record = cursor.meta + static_cast<size_t>(h) * layout.record_bytes;
@@ -48,8 +59,8 @@ void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const
           const Float scales = LoadScales(record, meta_f32, row0);
           Store(line + row0, scales);
           if constexpr (kOffsets) {
-            const Float offsets = LoadOffsets(record, meta_f32, zero_point, row0, scales);
-            Store(line + line_floats + row0, centre == 0 ? offsets : Fma(scales, Set(centre), offsets));
+            const Float offsets = symmetric ? Mul(scales, symmetric_zero) : LoadOffsets(record, meta_f32, zero_point, row0, scales);
+            Store(line + line_floats + row0, kStarts ? Fma(scales, centre, offsets) : offsets);
           }
         }
         line += line_floats * (kOffsets ? 2 : 1);
@@ -57,14 +68,21 @@ void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const
     }
     LOWBIT_UNROLL(2)
     for (int row0 = 0; row0 < kPanelRows; row0 += kLanes) {
+      Int starts[2] = {ZeroInt(), ZeroInt()};
+      uint8_t* at = out + 4 * row0;
       LOWBIT_UNROLL(8)
       for (int i = 0; i < 8; ++i) {
-        const int t = QuadOrder<kBits>(i);
-        const Int quad = Quad<kBits>(codes + 4 * row0, t);
-        std::memcpy(out + static_cast<size_t>(t) * quad_bytes + 4 * row0, &quad, sizeof(quad));
+        const int t = QuadOrder<kBits>(i), flush = t / kQuads;
+        StoreCodes<kMode>(at + static_cast<size_t>(flush) * flush_bytes + static_cast<size_t>(t % kQuads) * quad_bytes, part_bytes,
+                          Quad<kBits>(codes + 4 * row0, t), starts[flush]);
+      }
+      if constexpr (kStarts) {
+        LOWBIT_UNROLL(2)
+        for (int flush = 0; flush < kFlushes; ++flush)
+          StoreLine(at + static_cast<size_t>(flush) * flush_bytes + kQuads * quad_bytes, starts[flush]);
       }
     }
-    out += 8 * quad_bytes;
+    out += kFlushes * flush_bytes;
     codes += layout.block_bytes;
     if (++in_group == layout.group_blocks && block + 1 < pass.blocks) {
       in_group = 0;
@@ -74,7 +92,7 @@ void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const
   }
 }
 
-using UnpackFunction = void (*)(const PackedView&, const PanelLayout&, int, const Pass&, int, int, float, uint8_t*, float*);
+using UnpackFunction = void (*)(const PackedView&, const PanelLayout&, int, const Pass&, int, int, uint8_t*, float*);
 
 template <int kBits>
 LOWBIT_INLINE UnpackFunction UnpackForKind(bool offsets, bool halves) {

@@ -43,6 +43,10 @@ LOWBIT_INLINE Int Quad(const uint8_t* lines, int t) {
     return And(Field1(lines, t, 0), SetByte(1));
 }
 
+// The two halves of 8-bit codes, for rooms whose products have no space for all 8 bits.
+LOWBIT_INLINE Int LowNibbles(const uint8_t* line) { return And(LoadLine(line), SetByte(15)); }
+LOWBIT_INLINE Int HighNibbles(const uint8_t* line) { return And(ShiftRight16(LoadLine(line), 4), SetByte(15)); }
+
 // An order of the quads in which users of one line are neighbours: fewer live registers.
 template <int kBits>
 constexpr int QuadOrder(int i) {

@@ -34,47 +34,52 @@ LOWBIT_INLINE void Quantize32(const float* x, int count, Float scale, int8_t* by
   half_sums[1] = SumLanesInt(sums[1]);
 }
 
-void QuantizeRows(const float* x, size_t ldx, const QuantizedRows& out, int zero_code, int row0, int row1) {
+// Row `row` from sub-block `first` on, which is a multiple of the blocks per scale.
+void QuantizeColumns(const float* x, size_t ldx, const QuantizedRows& out, int zero_code, int row, int first) {
   const int blocks = out.k_padded / kSubBlock, run = out.group / kSubBlock;
-  for (int row = row0; row < row1; ++row) {
-    const int tile = row / out.tile * out.tile, rows = out.m - tile < out.tile ? out.m - tile : out.tile;
-    const size_t stride = static_cast<size_t>(rows), lane = static_cast<size_t>(row - tile), tile0 = static_cast<size_t>(tile);
-    const float* columns = x + static_cast<size_t>(row) * ldx;
-    int8_t* q = out.q + tile0 * static_cast<size_t>(out.k_padded) + 4 * lane;
-    size_t meta = tile0 * static_cast<size_t>(out.groups) + lane, half = tile0 * 2 * static_cast<size_t>(blocks) + lane;
-    for (int block = 0; block < blocks; block += run, meta += stride) {
-      const int end = blocks - block < run ? blocks : block + run;
-      const auto count = [&](int b) { return out.k - b * kSubBlock < kSubBlock ? out.k - b * kSubBlock : kSubBlock; };
-      Float most = Zero();
-      for (int b = block; b < end; ++b) most = Max(MaxMagnitude32(columns + static_cast<size_t>(b) * kSubBlock, count(b)), most);
-      const float scale = MaxLanes(most) / 127.0f;
-      // without a scale all values are zero, or so small that dividing by one makes them zero
-      const Float divisor = Set(scale > 0 ? scale : 1.0f);
-      int32_t sum = 0;
-      for (int b = block; b < end; ++b) {
-        alignas(32) int8_t bytes[kSubBlock];
-        int32_t sums[2];
-        Quantize32(columns + static_cast<size_t>(b) * kSubBlock, count(b), divisor, bytes, sums);
-        if (rows == 1) {
-          std::memcpy(q, bytes, kSubBlock);
-          q += kSubBlock;
-        } else {
-          LOWBIT_UNROLL(8)
-          for (int t = 0; t < 8; ++t, q += 4 * stride) std::memcpy(q, bytes + 4 * t, 4);
-        }
-        sum += sums[0] + sums[1];
-        if (out.half_scale_sum == nullptr) continue;
-        for (const int32_t part : sums) {
-          out.half_scale_sum[half] = scale * static_cast<float>(part);
-          out.half_bias[half] = -zero_code * part;
-          half += stride;
-        }
+  const int tile = row / out.tile * out.tile, rows = out.m - tile < out.tile ? out.m - tile : out.tile;
+  const size_t stride = static_cast<size_t>(rows), lane = static_cast<size_t>(row - tile), tile0 = static_cast<size_t>(tile),
+               done = static_cast<size_t>(first);
+  const float* columns = x + static_cast<size_t>(row) * ldx;
+  int8_t* q = out.q + tile0 * static_cast<size_t>(out.k_padded) + kSubBlock * done * stride + 4 * lane;
+  size_t meta = tile0 * static_cast<size_t>(out.groups) + done / static_cast<size_t>(run) * stride + lane,
+         half = tile0 * 2 * static_cast<size_t>(blocks) + 2 * done * stride + lane;
+  for (int block = first; block < blocks; block += run, meta += stride) {
+    const int end = blocks - block < run ? blocks : block + run;
+    const auto count = [&](int b) { return out.k - b * kSubBlock < kSubBlock ? out.k - b * kSubBlock : kSubBlock; };
+    Float most = Zero();
+    for (int b = block; b < end; ++b) most = Max(MaxMagnitude32(columns + static_cast<size_t>(b) * kSubBlock, count(b)), most);
+    const float scale = MaxLanes(most) / 127.0f;
+    // without a scale all values are zero, or so small that dividing by one makes them zero
+    const Float divisor = Set(scale > 0 ? scale : 1.0f);
+    int32_t sum = 0;
+    for (int b = block; b < end; ++b) {
+      alignas(32) int8_t bytes[kSubBlock];
+      int32_t sums[2];
+      Quantize32(columns + static_cast<size_t>(b) * kSubBlock, count(b), divisor, bytes, sums);
+      if (rows == 1) {
+        std::memcpy(q, bytes, kSubBlock);
+        q += kSubBlock;
+      } else {
+        LOWBIT_UNROLL(8)
+        for (int t = 0; t < 8; ++t, q += 4 * stride) std::memcpy(q, bytes + 4 * t, 4);
       }
-      out.scale[meta] = scale;
-      out.scale_sum[meta] = scale * static_cast<float>(sum);
-      out.bias[meta] = -zero_code * sum;
+      sum += sums[0] + sums[1];
+      if (out.half_scale_sum == nullptr) continue;
+      for (const int32_t part : sums) {
+        out.half_scale_sum[half] = scale * static_cast<float>(part);
+        out.half_bias[half] = -zero_code * part;
+        half += stride;
+      }
     }
+    out.scale[meta] = scale;
+    out.scale_sum[meta] = scale * static_cast<float>(sum);
+    out.bias[meta] = -zero_code * sum;
   }
+}
+
+[[maybe_unused]] void QuantizeRows(const float* x, size_t ldx, const QuantizedRows& out, int zero_code, int row0, int row1) {
+  for (int row = row0; row < row1; ++row) QuantizeColumns(x, ldx, out, zero_code, row, 0);
 }
 
 }  // namespace

@@ -1,0 +1,17 @@
+// kernel/avxvnni: y = x W^T for many int8 rows (prefill): kernel/simd/affine_gemm.h compiled for this instruction set.
+#include "kernel/avxvnni/lanes.h"
+
+#ifdef LOWBIT_AVXVNNI
+#include "kernel/avxvnni/dot.h"
+#include "kernel/avxvnni/internal.h"
+#include "kernel/simd/affine_gemm.h"
+
+namespace lowbit {
+
+void avxvnni::AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate,
+                         uint8_t* scratch) {
+  GemmPanels<kGemmTile>(w, x, y, ldy, panel0, panel1, accumulate, scratch);
+}
+
+}  // namespace lowbit
+#endif

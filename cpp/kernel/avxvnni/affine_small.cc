@@ -1,0 +1,16 @@
+// kernel/avxvnni: y = x W^T for few int8 rows (decode): kernel/simd/affine_small.h compiled for this instruction set.
+#include "kernel/avxvnni/lanes.h"
+
+#ifdef LOWBIT_AVXVNNI
+#include "kernel/avxvnni/dot.h"
+#include "kernel/avxvnni/internal.h"
+#include "kernel/simd/affine_small.h"
+
+namespace lowbit {
+
+void avxvnni::AffineSmall(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate) {
+  SmallRows(w, x, y, ldy, panel0, panel1, accumulate);
+}
+
+}  // namespace lowbit
+#endif
