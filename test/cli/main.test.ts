@@ -83,7 +83,7 @@ describe('help', () => {
 });
 
 test('--packed-cache-folder and --lm-head-bits reach the model; a cache that was replaced is a warning', async () => {
-  const folder = path.join(directory, 'packed');
+  const folder = path.join(directory, 'cache');
   const run = (): ReturnType<typeof json> =>
     json(
       'bench',
