@@ -43,45 +43,6 @@ Result<Part> PackQuantized(const char* name, const QuantizedLinear& q) {
 
 constexpr int kCopyRows = 32;  // rows per task when states are saved and restored: about 100 KB
 
-// First linear op of [from, block.end), or block.end.
-int NextLinear(const Plan& plan, const OpRange& block, int from) {
-  while (from < block.end && plan.ops[static_cast<size_t>(from)].kind != OpKind::kLinear) ++from;
-  return from;
-}
-
-int Columns(const std::vector<View>& views) {
-  int columns = 0;
-  for (const View& v : views) columns += v.width;
-  return columns;
-}
-
-// Where to take the state of a stop at `linear`: between `first` and there, the narrowest place behind which only ops
-// without a product are left, which cost less to repeat than their outputs to store.
-int ResumePoint(const Plan& plan, const OpRange& block, int first, int linear) {
-  int best = linear, narrowest = Columns(LiveViews(plan, linear, block.end));
-  for (int i = linear - 1; i >= first; --i) {
-    const OpKind kind = plan.ops[static_cast<size_t>(i)].kind;
-    if (kind != OpKind::kRmsNorm && kind != OpKind::kAdd && kind != OpKind::kGlu) break;
-    const int columns = Columns(LiveViews(plan, i, block.end));
-    if (columns < narrowest) {
-      best = i;
-      narrowest = columns;
-    }
-  }
-  return best;
-}
-
-// Most columns that a sample has to keep at any stop.
-int WidestState(const Plan& plan) {
-  int widest = 1;
-  for (const OpRange& block : plan.blocks) {
-    int first = block.begin;
-    for (int linear; (linear = NextLinear(plan, block, first)) < block.end; first = linear + 1)
-      widest = std::max(widest, Columns(LiveViews(plan, ResumePoint(plan, block, first, linear), block.end)));
-  }
-  return widest;
-}
-
 Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const HessianView& hessian, const QuantizeOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const WeightShape& shape = model.plan().weights[static_cast<size_t>(weight)];
@@ -126,7 +87,9 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
   c->tokens_ = std::move(tokens);
   c->offsets_ = std::move(offsets);
   // Room for the widest state of any stop, once: page faults of a new block at every stop cost a fifth of the whole run.
-  const size_t columns = static_cast<size_t>(WidestState(c->model_->plan()));
+  int widest;
+  c->stops_ = PlanStops(c->model_->plan(), &widest);
+  const size_t columns = static_cast<size_t>(widest);
   for (size_t s = 0; s + 1 < c->offsets_.size(); ++s) {
     const size_t rows = static_cast<size_t>(c->offsets_[s + 1] - c->offsets_[s]);
     LOWBIT_ASSIGN_OR_RETURN(Block block, Block::Allocate(rows * columns * sizeof(float), MemoryClass::kScratch, "calibration activations"));
@@ -135,34 +98,35 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
   return c;
 }
 
-void Calibration::Save(int sample, const std::vector<View>& views, int rows) {
-  const size_t columns = static_cast<size_t>(Columns(views));
+// What has changed since the stop before, row blocks on the pool.
+void Calibration::Save(int sample, const StopPoint& stop, int rows) {
+  float* state = state_[static_cast<size_t>(sample)].as<float>();
   model_->pool().Run((rows + kCopyRows - 1) / kCopyRows, [&](int task, int) {
-    const int first = task * kCopyRows;
-    float* to = state_[static_cast<size_t>(sample)].as<float>() + static_cast<size_t>(first) * columns;
-    for (int r = first; r < std::min(rows, first + kCopyRows); ++r)
-      for (const View& v : views) {
-        std::memcpy(to, executor_->Row(v, r), static_cast<size_t>(v.width) * sizeof(float));
-        to += v.width;
-      }
+    for (const KeptView& kept : stop.kept) {
+      if (!kept.fresh) continue;
+      const size_t width = static_cast<size_t>(kept.view.width);
+      float* area = state + static_cast<size_t>(kept.column) * static_cast<size_t>(rows);
+      for (int r = task * kCopyRows; r < std::min(rows, (task + 1) * kCopyRows); ++r)
+        std::memcpy(area + static_cast<size_t>(r) * width, executor_->Row(kept.view, r), width * sizeof(float));
+    }
   });
 }
 
-void Calibration::Restore(int sample, const std::vector<View>& views, int rows) {
-  const size_t columns = static_cast<size_t>(Columns(views));
+void Calibration::Restore(int sample, const StopPoint& stop, int rows) {
+  const float* state = state_[static_cast<size_t>(sample)].as<float>();
   model_->pool().Run((rows + kCopyRows - 1) / kCopyRows, [&](int task, int) {
-    const int first = task * kCopyRows;
-    const float* from = state_[static_cast<size_t>(sample)].as<float>() + static_cast<size_t>(first) * columns;
-    for (int r = first; r < std::min(rows, first + kCopyRows); ++r)
-      for (const View& v : views) {
-        std::memcpy(executor_->Row(v, r), from, static_cast<size_t>(v.width) * sizeof(float));
-        from += v.width;
-      }
+    for (const KeptView& kept : stop.kept) {
+      const size_t width = static_cast<size_t>(kept.view.width);
+      const float* area = state + static_cast<size_t>(kept.column) * static_cast<size_t>(rows);
+      for (int r = task * kCopyRows; r < std::min(rows, (task + 1) * kCopyRows); ++r)
+        std::memcpy(executor_->Row(kept.view, r), area + static_cast<size_t>(r) * width, width * sizeof(float));
+    }
   });
 }
 
-// Every sample through ops [op_, resume), where its new state is taken, and on to `linear` if there is a Hessian to feed.
-Status Calibration::AdvanceSamples(int resume, int linear, const std::vector<View>& live, const Progress& progress) {
+// Every sample from one stop (the start of the model if null) to where the state of the next is taken, and on to its linear op if
+// there is a Hessian to feed.
+Status Calibration::AdvanceSamples(const StopPoint* from, const StopPoint& to, const Progress& progress) {
   const Plan& plan = model_->plan();
   const int samples = static_cast<int>(state_.size());
   for (int s = 0; s < samples; ++s) {
@@ -172,15 +136,13 @@ Status Calibration::AdvanceSamples(int resume, int linear, const std::vector<Vie
     batch.tokens = tokens_.data() + offsets_[static_cast<size_t>(s)];
     batch.segments.push_back({0, 0, rows, 0});
     LOWBIT_RETURN_IF_ERROR(executor_->Begin(batch));
-    if (live_.empty())
-      LOWBIT_RETURN_IF_ERROR(executor_->Run(plan.prologue, &cache_, progress.cancel));
-    else
-      Restore(s, live_, rows);
-    LOWBIT_RETURN_IF_ERROR(executor_->Run({op_, resume}, &cache_, progress.cancel));
-    Save(s, live, rows);
+    if (from != nullptr) Restore(s, *from, rows);
+    const int first = from != nullptr ? from->resume : plan.prologue.begin;
+    LOWBIT_RETURN_IF_ERROR(executor_->Run({first, to.resume}, &cache_, progress.cancel));
+    Save(s, to, rows);
     if (hessian_ != nullptr) {
-      LOWBIT_RETURN_IF_ERROR(executor_->Run({resume, linear}, &cache_, progress.cancel));
-      const View& in = plan.ops[static_cast<size_t>(linear)].in;
+      LOWBIT_RETURN_IF_ERROR(executor_->Run({to.resume, to.linear}, &cache_, progress.cancel));
+      const View& in = plan.ops[static_cast<size_t>(to.linear)].in;
       LOWBIT_RETURN_IF_ERROR(hessian_->Add(executor_->Row(in, 0), executor_->Stride(in), rows, model_->kernels(), model_->pool()));
     }
     progress.Report(s + 1, samples);
@@ -194,40 +156,33 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
   const int n_blocks = static_cast<int>(plan.blocks.size());
   stop_weights_.clear();
   hessian_.reset();
-  int first = linear_ + 1;  // of this block, not yet run
   if (block_ < 0 || ended_) {
-    if (block_ < 0 && n_blocks > 0) op_ = plan.blocks[0].begin;
     if (block_ + 1 >= n_blocks) return Error(Code::kInvalidArgument, "The calibration has already finished its last block");
     ++block_;
     ended_ = false;
-    first = plan.blocks[static_cast<size_t>(block_)].begin;
   }
-  const OpRange block = plan.blocks[static_cast<size_t>(block_)];
   CalibrationStop stop;
   stop.block = block_;
-  const int linear = NextLinear(plan, block, first);
-  if (linear == block.end) {  // blocks follow one another without a gap; nothing reads the last one's output
-    ended_ = true;
+  const size_t next = static_cast<size_t>(stop_ + 1);
+  if (next == stops_.size() || stops_[next].block != block_) {
+    ended_ = true;  // blocks follow one another without a gap; nothing reads the last one's output
     stop.finished = block_ == n_blocks - 1;
     return stop;
   }
 
-  const Op& op = plan.ops[static_cast<size_t>(linear)];
-  const int resume = ResumePoint(plan, block, first, linear);
-  std::vector<View> live = LiveViews(plan, resume, block.end);
+  const StopPoint& to = stops_[next];
+  const Op& op = plan.ops[static_cast<size_t>(to.linear)];
   if (hessian) {
     LOWBIT_ASSIGN_OR_RETURN(Hessian h,
                             Hessian::Create(op.in.width, plan.weights[static_cast<size_t>(op.outputs[0].weight)].name.c_str(), bf16_));
     hessian_ = std::make_unique<Hessian>(std::move(h));
   }
-  const Status status = AdvanceSamples(resume, linear, live, progress);
+  const Status status = AdvanceSamples(stop_ < 0 ? nullptr : &stops_[static_cast<size_t>(stop_)], to, progress);
   if (!status.ok()) {
     failed_ = true;
     return status;
   }
-  live_ = std::move(live);
-  op_ = resume;
-  linear_ = linear;
+  ++stop_;
   if (hessian_ != nullptr) {
     hessian_->Finish(model_->pool());
     stop.tokens = hessian_->tokens();

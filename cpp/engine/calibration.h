@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/calibration_stops.h"
 #include "engine/model.h"
 #include "plan/executor.h"
 #include "quantize/method.h"
@@ -59,21 +60,20 @@ class Calibration {
 
  private:
   Calibration() = default;
-  Status AdvanceSamples(int resume, int linear, const std::vector<View>& live, const Progress& progress);
-  void Save(int sample, const std::vector<View>& views, int rows);
-  void Restore(int sample, const std::vector<View>& views, int rows);
+  Status AdvanceSamples(const StopPoint* from, const StopPoint& to, const Progress& progress);
+  void Save(int sample, const StopPoint& stop, int rows);
+  void Restore(int sample, const StopPoint& stop, int rows);
 
   std::shared_ptr<Model> model_;
   std::vector<int32_t> tokens_, offsets_;
   KvCache cache_;  // before the executor, which waits for late readers of it
   std::unique_ptr<Executor> executor_;
   bool bf16_ = false;
-  std::vector<Block> state_;  // per sample [rows][live columns], room for the widest stop
-  std::vector<View> live_;    // what state_ holds; empty before the first stop
+  std::vector<StopPoint> stops_;
+  std::vector<Block> state_;  // per sample, room for every stop
   int block_ = -1;            // current block; -1 before the first
-  int op_ = 0;                // where the state was taken: the next op to run
-  int linear_ = -1;           // linear op of the last stop
-  bool ended_ = false;        // the last stop was the end of its block, whose remaining ops run with the next block's first
+  int stop_ = -1;             // the last stop made: what state_ holds
+  bool ended_ = false;        // at the end of the block, whose remaining ops run with the next block's first
   bool failed_ = false;       // an Advance failed half way: the states no longer belong together
   std::unique_ptr<Hessian> hessian_;
   std::vector<int> stop_weights_;

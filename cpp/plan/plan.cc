@@ -212,4 +212,16 @@ std::vector<View> LiveViews(const Plan& plan, int from, int end) {
   return views;
 }
 
+bool Writes(const Plan& plan, OpRange range, const View& view) {
+  std::vector<View> reads, writes;
+  for (int i = range.begin; i < range.end; ++i) {
+    const Op& op = plan.ops[static_cast<size_t>(i)];
+    Accesses(op, &reads, &writes);
+    if (op.kind == OpKind::kRope || op.kind == OpKind::kSoftcap) writes.push_back(op.in);  // in place
+    for (const View& v : writes)
+      if (v.buffer == view.buffer && v.offset < view.offset + view.width && view.offset < v.offset + v.width) return true;
+  }
+  return false;
+}
+
 }  // namespace lowbit

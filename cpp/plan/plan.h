@@ -93,4 +93,7 @@ Status ValidatePlan(const Plan& plan);
 // the residual buffer is wanted at the end: the state to keep when a block is left between two ops.
 std::vector<View> LiveViews(const Plan& plan, int from, int end);
 
+// Whether an op of `range` writes any of these columns.
+bool Writes(const Plan& plan, OpRange range, const View& view);
+
 }  // namespace lowbit

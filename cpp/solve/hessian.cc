@@ -44,26 +44,25 @@ Result<Hessian> Hessian::Create(int k, const char* name, bool bf16) {
 Status Hessian::Add(const float* x, size_t ldx, int64_t tokens, const KernelTable& kernels, Pool& pool) {
   if (finished_) return Error(Code::kInternal, "a Hessian of %d columns was added to after Finish", k_);
   if (bf16_ && kernels.gemm_bf16 == nullptr) return Error(Code::kInternal, "the kernels %s have no bf16 products", kernels.name);
-  std::vector<uint8_t> finite;
   std::vector<const float*> rows;
+  std::vector<uint8_t> bad;
   for (int64_t next = 0; next < tokens; next += kChunkTokens) {
-    const float* chunk = x + static_cast<size_t>(next) * ldx;
     const int count = static_cast<int>(std::min<int64_t>(kChunkTokens, tokens - next));
-    finite.assign(size_t(count), 0);
-    pool.Run((count + kPackTokens - 1) / kPackTokens, [&](int task, int) {
-      for (int t = task * kPackTokens; t < std::min(count, (task + 1) * kPackTokens); ++t)
-        finite[t] = kernels.all_finite(chunk + size_t(t) * ldx, k_);
-    });
-    rows.clear();
-    for (int t = 0; t < count; ++t)
-      if (finite[t]) rows.push_back(chunk + size_t(t) * ldx);
+    rows.resize(size_t(count));
+    for (int t = 0; t < count; ++t) rows[t] = x + static_cast<size_t>(next + t) * ldx;
+    // Checked where they are read; rows that are not finite are so rare that the others are then packed once more.
+    bad.assign(size_t(count), 0);
+    Pack(rows, bad.data(), kernels, pool);
+    if (std::find(bad.begin(), bad.end(), 1) != bad.end()) {
+      size_t good = 0;
+      for (int t = 0; t < count; ++t)
+        if (!bad[t]) rows[good++] = rows[t];
+      rows.resize(good);
+      dropped_ += count - static_cast<int64_t>(good);
+      if (good == 0) continue;
+      Pack(rows, nullptr, kernels, pool);
+    }
     const int kept = static_cast<int>(rows.size());
-    dropped_ += count - kept;
-    if (kept == 0) continue;
-    if (bf16_)
-      PackBf16(rows, kernels, pool);
-    else
-      PackF32(rows, pool);
     const bool first = tokens_ == 0;
     pool.Run(static_cast<int>(tiles_.size()), [&](int task, int) {
       if (bf16_)
@@ -76,11 +75,18 @@ Status Hessian::Add(const float* x, size_t ldx, int64_t tokens, const KernelTabl
   return Status::Ok();
 }
 
-void Hessian::PackF32(const std::vector<const float*>& rows, Pool& pool) {
+// Rows -> transposed panels. Sets bad[t] for rows that are not finite, unless null.
+void Hessian::Pack(const std::vector<const float*>& rows, uint8_t* bad, const KernelTable& kernels, Pool& pool) {
   const int count = static_cast<int>(rows.size());
-  const size_t stride = size_t(count) * kPanelRows;
+  const size_t stride = bf16_ ? size_t(count + 1) / 2 * 2 * kPanelRows : size_t(count) * kPanelRows;
   pool.Run((count + kPackTokens - 1) / kPackTokens, [&](int task, int) {
-    for (int t = task * kPackTokens; t < std::min(count, (task + 1) * kPackTokens); ++t) {
+    const int begin = task * kPackTokens, end = std::min(count, begin + kPackTokens);
+    for (int t = begin; t < end && bad != nullptr; ++t) bad[t] = !kernels.all_finite(rows[t], k_);
+    if (bf16_) {
+      kernels.pack_columns_bf16(rows.data() + begin, end - begin, k_, panels_.as<uint16_t>() + size_t(begin) * kPanelRows, stride);
+      return;
+    }
+    for (int t = begin; t < end; ++t) {
       float* out = panels_.as<float>() + size_t(t) * kPanelRows;
       for (int c = 0; c < k_; c += kPanelRows, out += stride) {
         const int width = std::min(kPanelRows, k_ - c);
@@ -88,16 +94,6 @@ void Hessian::PackF32(const std::vector<const float*>& rows, Pool& pool) {
         std::fill(out + width, out + kPanelRows, 0.0f);
       }
     }
-  });
-}
-
-void Hessian::PackBf16(const std::vector<const float*>& rows, const KernelTable& kernels, Pool& pool) {
-  const int count = static_cast<int>(rows.size());
-  const size_t stride = size_t(count + 1) / 2 * 2 * kPanelRows;
-  pool.Run((count + kPackTokens - 1) / kPackTokens, [&](int task, int) {
-    const int t = task * kPackTokens;
-    kernels.pack_columns_bf16(rows.data() + t, std::min(kPackTokens, count - t), k_, panels_.as<uint16_t>() + size_t(t) * kPanelRows,
-                              stride);
   });
 }
 

@@ -34,8 +34,7 @@ class Hessian {
   struct Tile {
     int row, column, side;
   };
-  void PackF32(const std::vector<const float*>& rows, Pool& pool);
-  void PackBf16(const std::vector<const float*>& rows, const KernelTable& kernels, Pool& pool);
+  void Pack(const std::vector<const float*>& rows, uint8_t* bad, const KernelTable& kernels, Pool& pool);
   void AddTileF32(const Tile& tile, int count, bool first, const KernelTable& kernels);
   void AddTileBf16(const Tile& tile, int count, bool first, const KernelTable& kernels);
 

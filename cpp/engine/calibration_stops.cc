@@ -1,0 +1,85 @@
+// engine/calibration_stops: see calibration_stops.h. Looks at the plan only; runs nothing.
+#include "engine/calibration_stops.h"
+
+#include <algorithm>
+
+namespace lowbit {
+namespace {
+
+int Columns(const std::vector<View>& views) {
+  int columns = 0;
+  for (const View& v : views) columns += v.width;
+  return columns;
+}
+
+// The narrowest place between `first` and `linear`; the last one of equals.
+int ResumePoint(const Plan& plan, const OpRange& block, int first, int linear) {
+  int best = linear, narrowest = Columns(LiveViews(plan, linear, block.end));
+  for (int i = linear - 1; i >= first; --i) {
+    const OpKind kind = plan.ops[static_cast<size_t>(i)].kind;
+    if (kind != OpKind::kRmsNorm && kind != OpKind::kAdd && kind != OpKind::kGlu) break;
+    const int columns = Columns(LiveViews(plan, i, block.end));
+    if (columns < narrowest) {
+      best = i;
+      narrowest = columns;
+    }
+  }
+  return best;
+}
+
+// The lowest column at which `width` columns are free.
+int FreeColumn(const std::vector<KeptView>& taken, int width) {
+  int column = 0;
+  for (bool moved = true; moved;) {
+    moved = false;
+    for (const KeptView& k : taken) {
+      if (column + width <= k.column || k.column + k.view.width <= column) continue;
+      column = k.column + k.view.width;
+      moved = true;
+    }
+  }
+  return column;
+}
+
+// What is live at `stop`: views unchanged since `previous` stay where they are, the others go where there is room.
+std::vector<KeptView> Keep(const Plan& plan, const StopPoint* previous, const StopPoint& stop) {
+  std::vector<KeptView> kept;
+  std::vector<View> fresh;
+  for (const View& view : LiveViews(plan, stop.resume, plan.blocks[static_cast<size_t>(stop.block)].end)) {
+    const KeptView* same = nullptr;
+    if (previous != nullptr && !Writes(plan, {previous->resume, stop.resume}, view))
+      for (const KeptView& k : previous->kept)
+        if (k.view.buffer == view.buffer && k.view.offset == view.offset && k.view.width == view.width) same = &k;
+    if (same != nullptr)
+      kept.push_back({view, same->column, false});
+    else
+      fresh.push_back(view);
+  }
+  for (const View& view : fresh) kept.push_back({view, FreeColumn(kept, view.width), true});
+  return kept;
+}
+
+}  // namespace
+
+std::vector<StopPoint> PlanStops(const Plan& plan, int* columns) {
+  std::vector<StopPoint> stops;
+  *columns = 1;
+  for (size_t b = 0; b < plan.blocks.size(); ++b) {
+    const OpRange& block = plan.blocks[b];
+    int first = block.begin;
+    for (int i = block.begin; i < block.end; ++i) {
+      if (plan.ops[static_cast<size_t>(i)].kind != OpKind::kLinear) continue;
+      StopPoint stop;
+      stop.block = static_cast<int>(b);
+      stop.linear = i;
+      stop.resume = ResumePoint(plan, block, first, i);
+      stop.kept = Keep(plan, stops.empty() ? nullptr : &stops.back(), stop);
+      for (const KeptView& k : stop.kept) *columns = std::max(*columns, k.column + k.view.width);
+      stops.push_back(std::move(stop));
+      first = i + 1;
+    }
+  }
+  return stops;
+}
+
+}  // namespace lowbit
