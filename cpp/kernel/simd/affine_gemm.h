@@ -10,6 +10,7 @@
 #include "kernel/kernel.h"
 #include "kernel/simd/compiler.h"
 #include "kernel/simd/gemm_blocks.h"
+#include "kernel/simd/row_values.h"
 
 namespace lowbit {
 namespace {
@@ -30,18 +31,6 @@ struct TileArgs {
   int last_lanes;  // columns of the last vector; not positive where only the vector before it has some
   bool add;
 };
-
-// The values of kRows rows of a tile that lie side by side; zeros behind.
-template <int kRows>
-LOWBIT_INLINE __m256 LoadRows(const float* p) {
-  if constexpr (kRows == 8)
-    return _mm256_loadu_ps(p);
-  else if constexpr (kRows == 4)
-    return _mm256_zextps128_ps256(_mm_loadu_ps(p));
-  else
-    return _mm256_maskload_ps(p, _mm256_setr_epi32(-1, kRows > 1 ? -1 : 0, kRows > 2 ? -1 : 0, kRows > 3 ? -1 : 0, kRows > 4 ? -1 : 0,
-                                                   kRows > 5 ? -1 : 0, kRows > 6 ? -1 : 0, 0));
-}
 
 // y is asked for early and added at the end: loading it first would stall on strides that are powers of two.
 template <int kRows, int kVectors>
@@ -129,21 +118,21 @@ void Tile(const TileArgs& args) {
         LOWBIT_UNROLL(2)
         for (int v = 0; v < kVectors; ++v) group[i][v] = Zero();
       }
-      __m256 corrections = _mm256_setzero_ps();
+      RowSums<kRows> corrections;
+      corrections.Clear();
       for (int block = blocks; block > 0; --block) {
         dot([&](int i, int v, Int total) { group[i][v] = Fma(ToFloat(total), Set(scale[i]), group[i][v]); });
-        if constexpr (kOffsets) corrections = _mm256_add_ps(corrections, LoadRows<kRows>(offset));
+        if constexpr (kOffsets) corrections.Add(offset);
         scale += kRows;
         offset += kRows;
       }
-      alignas(32) float correction[8];
-      _mm256_store_ps(correction, corrections);
+      corrections.Finish();
       LOWBIT_UNROLL(8)
       for (int i = 0; i < kRows; ++i) {
         LOWBIT_UNROLL(2)
         for (int v = 0; v < kVectors; ++v) {
           sums[i][v] = Fma(group[i][v], Load(lines + v * kLanes), sums[i][v]);
-          if constexpr (kOffsets) sums[i][v] = Fma(Load(lines + kLine + v * kLanes), Set(correction[i]), sums[i][v]);
+          if constexpr (kOffsets) sums[i][v] = Fma(Load(lines + kLine + v * kLanes), corrections.At(i), sums[i][v]);
         }
       }
       lines += ScaleLines(kOffsets, false) * kLine;

@@ -10,6 +10,7 @@
 #include "kernel/kernel.h"
 #include "kernel/simd/compiler.h"
 #include "kernel/simd/planes.h"
+#include "kernel/simd/row_values.h"
 #include "kernel/simd/units.h"
 
 namespace lowbit {
@@ -44,7 +45,11 @@ template <int kBits, int kRows, bool kOffsets, bool kHalves>
 void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
   constexpr DotMode kMode = DotModeFor(kBits);
   constexpr int kFlushes = kHalves ? 2 : 1, kQuads = 8 / kFlushes, kVectors = kPanelRows / kLanes;
-  constexpr int kWidth = kRows <= 2 ? kVectors : 1;  // vectors that share a broadcast
+  // Vectors of outputs that go together. With many rows, 256-bit rooms have registers for one: they take a panel twice, which costs
+  // little, as the dot products and not the memory are then the limit.
+  constexpr int kWidth = kRows <= 2 ? kVectors : 1;
+  // Where there are registers for it, the weight scale is applied once per group.
+  constexpr bool kGroupSums = kLanes == 16 && !kHalves;
   const PackedView& w = args.w;
   const QuantizedRows& x = args.x;
   const PanelLayout& layout = args.layout;
@@ -52,12 +57,14 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
   const ptrdiff_t rows = x.m, quad = 4 * rows;
   const size_t record_bytes = layout.record_bytes, meta_bytes = layout.meta_bytes;
   const int unit_groups = layout.paired ? 2 : 1, group_blocks = layout.group_blocks;
-  for (int panel = panel0; panel < panel1; ++panel) {
-    Float sums[kRows][kVectors];
+  const int end = panel1 * (kVectors / kWidth);
+  for (int part = panel0 * (kVectors / kWidth); part < end; ++part) {
+    const int panel = part / (kVectors / kWidth), lane0 = part % (kVectors / kWidth) * kLanes;
+    Float sums[kRows][kWidth];
     LOWBIT_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
       LOWBIT_UNROLL(2)
-      for (int v = 0; v < kVectors; ++v) sums[i][v] = Zero();
+      for (int v = 0; v < kWidth; ++v) sums[i][v] = Zero();
     }
     const int8_t* q = x.q + 4 * row0;
     const float* scale = x.scale + row0;
@@ -71,54 +78,43 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
       for (int group = unit_groups; group > 0 && left > 0; --group, record += record_bytes) {
         int blocks = left < group_blocks ? left : group_blocks;
         left -= blocks;
-        // sums over the group, without its scale
-        Float dots[kRows][kVectors];
-        float corrections[kRows];
-        const auto flush = [&](const uint8_t* at) {
+        Float scales[kFlushes][kWidth];
+        LOWBIT_UNROLL(2)
+        for (int half = 0; half < kFlushes; ++half) {
           LOWBIT_UNROLL(2)
-          for (int v = 0; v < kVectors; ++v) {
-            const Float scales = LoadScales(at, meta_f32, v * kLanes);
-            Float offsets = Zero();
-            if constexpr (kOffsets) offsets = LoadOffsets(at, meta_f32, zero_point, v * kLanes, scales);
-            LOWBIT_UNROLL(8)
-            for (int i = 0; i < kRows; ++i) {
-              sums[i][v] = Fma(dots[i][v], scales, sums[i][v]);
-              if constexpr (kOffsets) sums[i][v] = Fma(offsets, Set(corrections[i]), sums[i][v]);
-            }
-          }
-        };
+          for (int v = 0; v < kWidth; ++v)
+            scales[half][v] = LoadScales(record + static_cast<size_t>(half) * record_bytes, meta_f32, lane0 + v * kLanes);
+        }
+        Float dots[kRows][kWidth];  // kGroupSums: over the group, without its scale
         LOWBIT_UNROLL(8)
         for (int i = 0; i < kRows; ++i) {
-          corrections[i] = 0;
           LOWBIT_UNROLL(2)
-          for (int v = 0; v < kVectors; ++v) dots[i][v] = Zero();
+          for (int v = 0; v < kWidth; ++v) dots[i][v] = Zero();
         }
+        RowSums<kRows> corrections[kFlushes];
+        LOWBIT_UNROLL(2)
+        for (int half = 0; half < kFlushes; ++half) corrections[half].Clear();
         do {
           LOWBIT_UNROLL(8)
           for (int line = 0; line < kBits; ++line) Prefetch(codes + 64 * line);
           const int8_t* q3 = q + 3 * quad;  // every quad is one addressing mode away from q, q3 or q6
           const int8_t* q6 = q3 + 3 * quad;
-          const auto quad_at = [&](int t) { return t == 6 ? q6 : t == 3 || t == 5 || t == 7 ? q3 + (t - 3) * quad : q + t * quad; };
+          const auto quad_at = [=](int t) { return t == 6 ? q6 : t == 3 || t == 5 || t == 7 ? q3 + (t - 3) * quad : q + t * quad; };
+          const uint8_t* lines = codes + 4 * lane0;
           LOWBIT_UNROLL(2)
           for (int half = 0; half < kFlushes; ++half) {
-            const auto index = [&](int t) { return kHalves ? half * kQuads + t : QuadOrder<kBits>(t); };
-            for (int first = 0; first < kVectors; first += kWidth) {
-              // unrolled, the broadcasts of both halves of a panel would be merged, and kept in memory
-              if constexpr (kWidth < kVectors) LOWBIT_HIDE(first);
-              DotQuads<kMode, kQuads, kRows, kWidth, !kOffsets>(
-                  [&](int i) { return Broadcast4(bias + i); },
-                  [&](int t, int v, int part) { return QuadPart<kBits>(codes + 4 * kLanes * (first + v), index(t), part); },
-                  [&](int t, int i) { return Broadcast4(quad_at(index(t)) + 4 * i); },
-                  [&](int i, int v, Int total) {
-                    Float& sum = dots[i][first + v];
-                    sum = kHalves ? Mul(ToFloat(total), Set(scale[i])) : Fma(ToFloat(total), Set(scale[i]), sum);
-                  });
-            }
-            LOWBIT_UNROLL(8)
-            for (int i = 0; i < kRows; ++i) {
-              if constexpr (kOffsets) corrections[i] = kHalves ? offset[i] : corrections[i] + offset[i];
-            }
-            if constexpr (kHalves) flush(record + static_cast<size_t>(half) * record_bytes);
+            const auto index = [=](int t) { return kHalves ? half * kQuads + t : QuadOrder<kBits>(t); };
+            DotQuads<kMode, kQuads, kRows, kWidth, !kOffsets>(
+                [=](int i) { return Broadcast4(bias + i); },
+                [=](int t, int v, int p) { return QuadPart<kBits>(lines + 4 * kLanes * v, index(t), p); },
+                [=](int t, int i) { return Broadcast4(quad_at(index(t)) + 4 * i); },
+                [&](int i, int v, Int total) {
+                  if constexpr (kGroupSums)
+                    dots[i][v] = Fma(ToFloat(total), Set(scale[i]), dots[i][v]);
+                  else
+                    sums[i][v] = Fma(ToFloat(total), Mul(scales[half][v], Set(scale[i])), sums[i][v]);
+                });
+            if constexpr (kOffsets) corrections[half].Add(offset);
             offset += rows;
             bias += rows;
           }
@@ -126,18 +122,37 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
           codes += 64 * kBits;
           q = q6 + 2 * quad;
         } while (--blocks > 0);
-        if constexpr (!kHalves) flush(record);
+        if constexpr (kGroupSums) {
+          LOWBIT_UNROLL(8)
+          for (int i = 0; i < kRows; ++i) {
+            LOWBIT_UNROLL(2)
+            for (int v = 0; v < kWidth; ++v) sums[i][v] = Fma(dots[i][v], scales[0][v], sums[i][v]);
+          }
+        }
+        if constexpr (kOffsets) {
+          LOWBIT_UNROLL(2)
+          for (int half = 0; half < kFlushes; ++half) {
+            corrections[half].Finish();
+            LOWBIT_UNROLL(2)
+            for (int v = 0; v < kWidth; ++v) {
+              const uint8_t* at = record + static_cast<size_t>(half) * record_bytes;
+              const Float offsets = LoadOffsets(at, meta_f32, zero_point, lane0 + v * kLanes, scales[half][v]);
+              LOWBIT_UNROLL(8)
+              for (int i = 0; i < kRows; ++i) sums[i][v] = Fma(offsets, corrections[half].At(i), sums[i][v]);
+            }
+          }
+        }
       }
     }
-    const int columns = w.n - panel * kPanelRows;
-    float* y = args.y + static_cast<size_t>(row0) * args.ldy + static_cast<size_t>(panel) * kPanelRows;
-    const auto finish = [&](float* at, Float sum, auto part) { Store(at, args.accumulate ? Add(sum, Load(at, part)) : sum, part); };
+    const int columns = w.n - panel * kPanelRows - lane0;
+    float* y = args.y + static_cast<size_t>(row0) * args.ldy + static_cast<size_t>(panel) * kPanelRows + lane0;
     LOWBIT_UNROLL(8)
     for (int i = 0; i < kRows; ++i, y += args.ldy) {
       LOWBIT_UNROLL(2)
-      for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < kWidth; ++v) {
         const int count = columns - v * kLanes;
-        finish(y + v * kLanes, sums[i][v], First{count < 0 ? 0 : count < kLanes ? count : kLanes});
+        const First lanes{count < 0 ? 0 : count < kLanes ? count : kLanes};
+        Store(y + v * kLanes, args.accumulate ? Add(sums[i][v], Load(y + v * kLanes, lanes)) : sums[i][v], lanes);
       }
     }
   }

@@ -7,7 +7,6 @@
 #define LOWBIT_INLINE __forceinline
 #define LOWBIT_UNROLL(count)
 #define LOWBIT_PIN(vector)
-#define LOWBIT_HIDE(integer)
 #else
 #define LOWBIT_PRAGMA(text) _Pragma(#text)
 #define LOWBIT_INLINE __attribute__((always_inline)) inline
@@ -22,7 +21,5 @@
 #define LOWBIT_PIN(vector) asm("" : "+w"(vector))
 #else
 #define LOWBIT_PIN(vector) asm("" : "+v"(vector))
-// Hides what the compiler knows about an integer: a loop that counts with it is not unrolled.
-#define LOWBIT_HIDE(integer) asm("" : "+r"(integer))
 #endif
 #endif
