@@ -96,7 +96,7 @@ class Ranking {
 // Sum over the vocabulary of exp((logit - best) * inverse), up to rounding in f32.
 double TotalMass(const KernelTable& kernels, std::span<const float> logits, float best, float inverse, std::vector<float>* masses) {
   masses->assign(logits.begin(), logits.end());
-  if (inverse != 1) kernels.scale(masses->data(), masses->size(), inverse);
+  if (inverse != 1) kernels.scale(masses->data(), masses->data(), masses->size(), inverse);
   return static_cast<double>(kernels.exp_sum(masses->data(), masses->size(), best * inverse));
 }
 

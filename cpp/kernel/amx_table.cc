@@ -15,6 +15,7 @@ const KernelTable* AmxKernels() {
     KernelTable table = *Avx512Kernels();
     table.name = "amx";
     table.gemm_tile = amx::kGemmTile;
+    table.gemm_pass = 0;
     table.affine_gemm = amx::AffineGemm;
     return table;
   }();

@@ -12,6 +12,8 @@
 
 namespace lowbit {
 
+// Groups of activations whose largest magnitude is below this are quantised to zeros.
+constexpr float kLeastMagnitude = 0x1p-119f;
 // Rows of one tile of packed activations for the exact path.
 constexpr int kRowTile = 8;
 // Most rows that affine_small takes.
@@ -44,6 +46,8 @@ struct QuantizedRows {
 struct KernelTable {
   const char* name;  // IsaName
   int gemm_tile;     // rows per tile that affine_gemm wants
+  // With accumulate, affine_gemm adds the whole sum to y at once where k is at most this, and affine_small always unless this is 0.
+  int gemm_pass = 0;
 
   // ---- exact path -------------------------------------------------------------------------------------------------
   // c[m][n] = (accumulate ? c : 0) + A B, f32. A: element (row i, step s) at a[(i/kRowTile)*a_tile_stride +
@@ -81,8 +85,8 @@ struct KernelTable {
   void (*f16_lines_to_bf16)(const uint16_t* lines, size_t stride, int count, uint16_t* out) = nullptr;
 
   // ---- fast path --------------------------------------------------------------------------------------------------
-  // Quantises rows [row0, row1) of x; d = max|x|/127, q = round-half-even(x/d); a group of zeros has d = 0.
-  // zero_code = 2^(bits-1) for kSymmetric weights, else 0.
+  // Quantises rows [row0, row1) of x; scale = max|x| / 127, q = round-half-even(x * (127 / max|x|)), and q = 0 where max|x| is below
+  // kLeastMagnitude (127 / max|x| could overflow). zero_code = 2^(bits-1) for kSymmetric weights, else 0.
   void (*quantize_rows)(const float* x, size_t ldx, const QuantizedRows& q, int zero_code, int row0, int row1);
   // y[m][ldy] (+)= x W^T for m <= kSmallRows, panels [panel0, panel1), streaming the weights once. y points at column 0.
   // rows.tile == rows.m. rows.group is 32, as ActivationGroup() says. What a row gives does not depend on the rows beside it.
@@ -110,7 +114,7 @@ struct KernelTable {
   // e = exp(x - maximum) in place, returns the sum in a fixed order.
   float (*exp_sum)(float* x, size_t count, float maximum);
   float (*max)(const float* x, size_t count);
-  void (*scale)(float* x, size_t count, float factor);
+  void (*scale)(const float* x, float* y, size_t count, float factor);  // y may be x
   void (*f32_to_f16)(const float* x, uint16_t* y, size_t count);
   void (*f16_to_f32)(const uint16_t* x, float* y, size_t count);
   bool (*all_finite)(const float* x, size_t count);

@@ -49,9 +49,8 @@ struct Executor::FewTask {
     float* scores = query + static_cast<size_t>(group) * dim;
     const KernelTable& kernels = e->kernels_;
 
-    std::memcpy(query, e->Row(op->in, block.row) + kv_head * group * head_dim,
-                static_cast<size_t>(group) * static_cast<size_t>(head_dim) * sizeof(float));
-    kernels.scale(query, static_cast<size_t>(group) * static_cast<size_t>(head_dim), op->factor);
+    kernels.scale(e->Row(op->in, block.row) + kv_head * group * head_dim, query,
+                  static_cast<size_t>(group) * static_cast<size_t>(head_dim), op->factor);
     std::memset(result, 0, static_cast<size_t>(group) * dim * sizeof(float));
     for (int g = 0; g < group; ++g) {
       maximum[g] = -std::numeric_limits<float>::infinity();
@@ -69,7 +68,7 @@ struct Executor::FewTask {
         if (peak > maximum[g] && sum[g] > 0) {
           const float factor = std::exp(maximum[g] - peak);
           sum[g] *= factor;
-          kernels.scale(result + static_cast<size_t>(g) * dim, dim, factor);
+          kernels.scale(result + static_cast<size_t>(g) * dim, result + static_cast<size_t>(g) * dim, dim, factor);
         }
         maximum[g] = peak;
         sum[g] += kernels.exp_sum(row + from, count, peak);
@@ -123,11 +122,8 @@ void Executor::AttendFew(const Op& op, const KvCache& cache, const std::vector<A
           float* to = Row(op.out, blocks[b].row) + (h * group + g) * head_dim;
           for (int i = b; i < end; ++i) {
             float* from = partial(i) + static_cast<size_t>(g) * dim;
-            kernels_.scale(from, static_cast<size_t>(head_dim), std::exp(state(i)[0] - peak) / total);
-            if (i == b)
-              std::memcpy(to, from, static_cast<size_t>(head_dim) * sizeof(float));
-            else
-              kernels_.add(to, from, to, static_cast<size_t>(head_dim));
+            kernels_.scale(from, i == b ? to : from, static_cast<size_t>(head_dim), std::exp(state(i)[0] - peak) / total);
+            if (i > b) kernels_.add(to, from, to, static_cast<size_t>(head_dim));
           }
         }
     }

@@ -54,8 +54,7 @@ struct Executor::ManyTask {
     for (int t = 0; t < tokens; ++t) {
       float* to = mem.scores + static_cast<size_t>(t * group * head_dim);
       const size_t floats = static_cast<size_t>(group * head_dim);
-      std::memcpy(to, e->Row(op->in, item.row + t) + kv_head * group * head_dim, floats * sizeof(float));
-      kernels.scale(to, floats, op->factor);
+      kernels.scale(e->Row(op->in, item.row + t) + kv_head * group * head_dim, to, floats, op->factor);
     }
     const bool bf16 = e->fast_ && cache->f16() && kernels.gemm_bf16 != nullptr && head_dim % 2 == 0;
     if (bf16)
@@ -128,7 +127,8 @@ struct Executor::ManyTask {
         const float factor = std::exp(mem.maximum[r] - peak);
         mem.sum[r] *= factor;
         const size_t dim = static_cast<size_t>(mem.layout.dim);
-        kernels.scale(mem.output + static_cast<size_t>(r) * dim, dim, factor);
+        float* output = mem.output + static_cast<size_t>(r) * dim;
+        kernels.scale(output, output, dim, factor);
       }
       mem.maximum[r] = peak;
     }
@@ -141,8 +141,7 @@ struct Executor::ManyTask {
     const Memory mem = Of(worker);
     for (int r = 0; r < item.tokens * group; ++r) {
       float* to = e->Row(op->out, item.row + r / group) + (kv_head * group + r % group) * head_dim;
-      std::memcpy(to, mem.output + static_cast<size_t>(r * mem.layout.dim), static_cast<size_t>(head_dim) * sizeof(float));
-      e->kernels_.scale(to, static_cast<size_t>(head_dim), 1.0f / mem.sum[r]);
+      e->kernels_.scale(mem.output + static_cast<size_t>(r * mem.layout.dim), to, static_cast<size_t>(head_dim), 1.0f / mem.sum[r]);
     }
   }
 };

@@ -80,7 +80,7 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
   e->quantized_.half_scale_sum = reinterpret_cast<float*>(take(2 * per_group));
   e->quantized_.half_bias = reinterpret_cast<int32_t*>(take(2 * per_group));
 
-  e->linear_result_ = std::max(kGemmScratchBytes, kExactPanels * kExactColumns * kPanelRows * sizeof(float));
+  e->linear_result_ = std::max({kGemmScratchBytes, kExactPanels * kExactColumns * kPanelRows * sizeof(float), k_pad * sizeof(float)});
   const size_t result = std::max(kPrivateFloats, static_cast<size_t>(max_rows) * kExactPanels * kPanelRows);
   size_t per_thread = e->linear_result_ + result * sizeof(float);
   size_t partials = 0;
@@ -106,8 +106,11 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
 Status Executor::Prepare() {
   pool_.Quiesce();  // a late worker may still read the old list
   linears_.resize(plan_.ops.size());
-  for (size_t i = 0; i < plan_.ops.size(); ++i)
-    if (plan_.ops[i].kind == OpKind::kLinear) LOWBIT_RETURN_IF_ERROR(PrepareLinear(plan_.ops[i], &linears_[i]));
+  for (size_t i = 0; i < plan_.ops.size(); ++i) {
+    if (plan_.ops[i].kind != OpKind::kLinear) continue;
+    LOWBIT_RETURN_IF_ERROR(PrepareLinear(plan_.ops[i], &linears_[i]));
+    linears_[i].input = ProducedRows(static_cast<int>(i));
+  }
   generation_ = bindings_.generation;
   return Status::Ok();
 }
@@ -142,18 +145,20 @@ Status Executor::Begin(const Batch& batch) {
   return Status::Ok();
 }
 
-Status Executor::Run(OpRange range, KvCache* cache, const std::atomic<bool>* cancel) {
+Status Executor::Run(OpRange range, KvCache* cache, const std::atomic<bool>* cancel) { return RunOps(range, batch_.rows, cache, cancel); }
+
+Status Executor::RunEpilogue(int rows, const std::atomic<bool>* cancel) { return RunOps(plan_.epilogue, rows, nullptr, cancel); }
+
+Status Executor::RunOps(OpRange range, int rows, KvCache* cache, const std::atomic<bool>* cancel) {
   for (int i = range.begin; i < range.end; ++i) {
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return Error(Code::kCancelled, "The operation was aborted");
-    LOWBIT_RETURN_IF_ERROR(RunOp(i, batch_.rows, cache));
-  }
-  return Status::Ok();
-}
-
-Status Executor::RunEpilogue(int rows, const std::atomic<bool>* cancel) {
-  for (int i = plan_.epilogue.begin; i < plan_.epilogue.end; ++i) {
-    if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return Error(Code::kCancelled, "The operation was aborted");
-    LOWBIT_RETURN_IF_ERROR(RunOp(i, rows, nullptr));
+    const size_t next = static_cast<size_t>(i) + 1;
+    if (i + 1 < range.end && plan_.ops[next].kind == OpKind::kLinear && linears_[next].input != InputRow::kStored) {
+      LOWBIT_RETURN_IF_ERROR(Linear(linears_[next], rows, &plan_.ops[static_cast<size_t>(i)]));
+      ++i;
+    } else {
+      LOWBIT_RETURN_IF_ERROR(RunOp(i, rows, cache));
+    }
   }
   return Status::Ok();
 }
@@ -176,18 +181,16 @@ Status Executor::RunOp(int index, int rows, KvCache* cache) {
     case OpKind::kEmbed:
       return Embed(op, rows);
     case OpKind::kLinear:
-      return Linear(linears_[static_cast<size_t>(index)], rows);
+      return Linear(linears_[static_cast<size_t>(index)], rows, nullptr);
     case OpKind::kAttention:
       return Attention(op, cache);
-    case OpKind::kRmsNorm: {
-      const float* weight = bindings_.vectors[static_cast<size_t>(op.index)].data();
-      for_rows(op.in.width, [&](int begin, int end) {
-        for (int r = begin; r < end; ++r)
-          for (int c = 0; c < op.in.width; c += op.group)
-            kernels_.rms_norm(Row(op.in, r) + c, weight, Row(op.out, r) + c, static_cast<size_t>(op.group), op.factor);
+    case OpKind::kRmsNorm:
+    case OpKind::kGlu:
+    case OpKind::kAdd:
+      for_rows(op.out.width, [&](int begin, int end) {
+        for (int r = begin; r < end; ++r) ComputeRow(op, r, Row(op.out, r));
       });
       return Status::Ok();
-    }
     case OpKind::kRope: {
       const size_t half = plan_.ropes[static_cast<size_t>(op.index)].inverse_frequencies.size();
       const float* cosines = cosines_[static_cast<size_t>(op.index)].data();
@@ -200,18 +203,6 @@ Status Executor::RunOp(int index, int rows, KvCache* cache) {
       });
       return Status::Ok();
     }
-    case OpKind::kGlu: {
-      const auto fn = op.activation == Activation::kSilu ? kernels_.silu_mul : kernels_.gelu_tanh_mul;
-      for_rows(op.out.width, [&](int begin, int end) {
-        for (int r = begin; r < end; ++r) fn(Row(op.in, r), Row(op.in2, r), Row(op.out, r), static_cast<size_t>(op.out.width));
-      });
-      return Status::Ok();
-    }
-    case OpKind::kAdd:
-      for_rows(op.out.width, [&](int begin, int end) {
-        for (int r = begin; r < end; ++r) kernels_.add(Row(op.in, r), Row(op.in2, r), Row(op.out, r), static_cast<size_t>(op.out.width));
-      });
-      return Status::Ok();
     case OpKind::kSoftcap:
       for_rows(op.in.width, [&](int begin, int end) {
         for (int r = begin; r < end; ++r) kernels_.softcap(Row(op.in, r), static_cast<size_t>(op.in.width), op.factor);

@@ -93,6 +93,7 @@ class Executor {
 
   // Resolves the linear ops against the bindings. When no step runs.
   Status Prepare();
+  Status RunOps(OpRange range, int rows, KvCache* cache, const std::atomic<bool>* cancel);
   Status RunOp(int index, int rows, KvCache* cache);
   // Splits rows over the pool when there are enough of them to pay for waking a worker.
   void ForRows(int rows, const std::function<void(int begin, int end)>& fn);
@@ -109,16 +110,19 @@ class Executor {
 #endif
   }
 
+  // ops_rows.cc
+  void ComputeRow(const Op& op, int r, float* out);
   // ops_embed.cc
   Status Embed(const Op& op, int rows);
   // ops_linear.cc
   Status PrepareLinear(const Op& op, LinearOp* linear) const;
-  Status Linear(const LinearOp& op, int rows);
+  InputRow ProducedRows(int index) const;
+  Status Linear(const LinearOp& op, int rows, const Op* producer);
   const float* InputRows(const LinearRun& run, int begin, int end, size_t* stride);
   template <typename Fn>
   void ForTiles(int rows, int tile, const Fn& fn);
   void PackInput(const LinearRun& run, int rows, const float** x, size_t* ldx);
-  void QuantizeInput(const LinearRun& run, int rows, QuantizedRows* quantized);
+  void QuantizeInput(const LinearRun& run, int rows, const Op* producer, bool keep, QuantizedRows* quantized);
   // ops_attention.cc
   Status Attention(const Op& op, KvCache* cache);
   // attend_few.cc, attend_many.cc

@@ -42,8 +42,17 @@ struct LinearRun {
   int panels = 0;  // of all products
 };
 
+// Whether the op before a linear op, which makes its input, can run row by row while the rows are quantised, when both run in one
+// go: its row then is read from the first-level cache instead of memory.
+enum class InputRow : uint8_t {
+  kStored,    // no: the op before is another, or the rows are not only quantised
+  kProduced,  // yes, and each row is stored too: a later op, or another run, reads it
+  kPassing,   // yes, and nothing else reads it
+};
+
 struct LinearOp {
   std::vector<LinearRun> runs;
+  InputRow input = InputRow::kStored;
 };
 
 // linear_bf16.cc: y[m][ldy] = rows x panels [panel0, panel1) of w in bf16 with f32 sums; y points at column 0. packed: panels of

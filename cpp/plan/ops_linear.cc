@@ -20,13 +20,19 @@ struct PanelJob {
   int m;
   uint8_t* scratch;
 
-  void Compute(int panel0, int panel1, float* y, size_t ldy) const {
+  bool AddsAtOnce() const {
+    const bool whole = m <= kSmallRows ? kernels.gemm_pass > 0 : run.k <= kernels.gemm_pass;
+    return run.form == InputForm::kInt8Rows && product.bias == nullptr && whole;
+  }
+
+  // accumulate: only where AddsAtOnce.
+  void Compute(int panel0, int panel1, float* y, size_t ldy, bool accumulate) const {
     const PackedView& w = product.w;
     if (run.form == InputForm::kInt8Rows) {
       if (m <= kSmallRows)
-        kernels.affine_small(w, quantized, y, ldy, panel0, panel1, false);
+        kernels.affine_small(w, quantized, y, ldy, panel0, panel1, accumulate);
       else
-        kernels.affine_gemm(w, quantized, y, ldy, panel0, panel1, false, scratch);
+        kernels.affine_gemm(w, quantized, y, ldy, panel0, panel1, accumulate, scratch);
     } else if (x != nullptr) {
       // Panel by panel, so that the weights are read from memory once; row by row, so that a row's result does not depend on
       // how many rows share the step.
@@ -95,12 +101,13 @@ struct PanelTask {
   bool Compute(int chunk, int worker, bool direct) const {
     const Panels p = Locate(chunk);
     const PanelJob job{*kernels, *run, *p.product, quantized, packed, x, ldx, m, Scratch(worker)};
-    // What is added to comes from a private result always: the order of additions must not depend on who computes.
-    const bool in_place = direct && !p.product->accumulate;
+    // What is added to comes from a private result, unless the kernel adds all of a product at once: the order of additions must not
+    // depend on who computes.
+    const bool in_place = direct && (!p.product->accumulate || job.AddsAtOnce());
     if (in_place)
-      job.Compute(p.begin, p.end, p.product->y, p.product->ldy);
+      job.Compute(p.begin, p.end, p.product->y, p.product->ldy, p.product->accumulate);
     else
-      job.Compute(p.begin, p.end, Result(worker) - p.begin * kPanelRows, Stride());
+      job.Compute(p.begin, p.end, Result(worker) - p.begin * kPanelRows, Stride(), false);
     return !in_place;
   }
   void Commit(int chunk, int worker) const {
@@ -185,13 +192,14 @@ Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
   return Status::Ok();
 }
 
-Status Executor::Linear(const LinearOp& op, int rows) {
+// producer: the op before, when it is to make the input rows (InputRow).
+Status Executor::Linear(const LinearOp& op, int rows, const Op* producer) {
   for (const LinearRun& run : op.runs) {
     PanelTask task = {};
     task.run = &run;
     task.kernels = &kernels_;
     if (run.form == InputForm::kInt8Rows)
-      QuantizeInput(run, rows, &task.quantized);
+      QuantizeInput(run, rows, &run == op.runs.data() ? producer : nullptr, op.input == InputRow::kProduced, &task.quantized);
     else
       PackInput(run, rows, &task.x, &task.ldx);
     task.packed = packed_rows_;
@@ -222,14 +230,14 @@ const float* Executor::InputRows(const LinearRun& run, int begin, int end, size_
   return permuted_ + static_cast<size_t>(begin) * k;
 }
 
-// fn(begin, end) for tiles of rows; few tiles are not worth waking a worker.
+// fn(begin, end, worker) for tiles of rows; few tiles are not worth waking a worker.
 template <typename Fn>
 void Executor::ForTiles(int rows, int tile, const Fn& fn) {
   const int tiles = (rows + tile - 1) / tile;
   if (tiles < 4) {
-    fn(0, rows);
+    fn(0, rows, 0);
   } else {
-    pool_.Run(tiles, [&](int t, int) { fn(t * tile, std::min(rows, (t + 1) * tile)); });
+    pool_.Run(tiles, [&](int t, int worker) { fn(t * tile, std::min(rows, (t + 1) * tile), worker); });
   }
 }
 
@@ -242,7 +250,7 @@ void Executor::PackInput(const LinearRun& run, int rows, const float** x, size_t
   }
   const bool bf16 = run.form == InputForm::kBf16Rows;
   const int tile = bf16 ? kPanelRows : kRowTile;
-  ForTiles(rows, tile, [&](int begin, int end) {
+  ForTiles(rows, tile, [&](int begin, int end, int) {
     size_t stride;
     const float* from = InputRows(run, begin, end, &stride);
     if (bf16) {
@@ -254,7 +262,8 @@ void Executor::PackInput(const LinearRun& run, int rows, const float** x, size_t
   });
 }
 
-void Executor::QuantizeInput(const LinearRun& run, int rows, QuantizedRows* quantized) {
+// producer: the op whose rows these are, to be computed here; keep: into their view as well.
+void Executor::QuantizeInput(const LinearRun& run, int rows, const Op* producer, bool keep, QuantizedRows* quantized) {
   QuantizedRows& q = *quantized;
   q = quantized_;
   q.m = rows;
@@ -267,10 +276,18 @@ void Executor::QuantizeInput(const LinearRun& run, int rows, QuantizedRows* quan
     q.half_scale_sum = nullptr;
     q.half_bias = nullptr;
   }
-  ForTiles(rows, q.tile, [&](int begin, int end) {
-    size_t stride;
-    const float* from = InputRows(run, begin, end, &stride);
-    kernels_.quantize_rows(from - static_cast<size_t>(begin) * stride, stride, q, run.zero_code, begin, end);
+  ForTiles(rows, q.tile, [&](int begin, int end, int worker) {
+    if (producer == nullptr) {
+      size_t stride;
+      const float* from = InputRows(run, begin, end, &stride);
+      kernels_.quantize_rows(from - static_cast<size_t>(begin) * stride, stride, q, run.zero_code, begin, end);
+      return;
+    }
+    for (int r = begin; r < end; ++r) {
+      float* row = keep ? Row(run.in, r) : reinterpret_cast<float*>(ThreadScratch(worker));
+      ComputeRow(*producer, r, row);
+      kernels_.quantize_rows(row, 0, q, run.zero_code, r, r + 1);
+    }
   });
 }
 

@@ -60,7 +60,7 @@ int Cholesky(float* a, int n, const KernelTable& kernels, Pool& pool) {
                        false);
       float* minus = minus_tiles + size_t(first) * nb;
       kernels.pack_rows(block, n, rows, nb, minus);
-      kernels.scale(minus, TileFloats(nb, rows), -1);
+      kernels.scale(minus, minus, TileFloats(nb, rows), -1);
       PackRowPanels(block, n, rows, nb, panels + size_t(first) * nb);
     });
 

@@ -36,7 +36,7 @@ void InvertLower(float* l, int n, const KernelTable& kernels, Pool& pool) {
     float* block_row = l + size_t(i0) * n;
     InvertLowerSmall(block_row + i0, n, nb, inverse);
     kernels.pack_rows(inverse, nb, nb, nb, inverse_tiles);
-    kernels.scale(inverse_tiles, TileFloats(nb, nb), -1);
+    kernels.scale(inverse_tiles, inverse_tiles, TileFloats(nb, nb), -1);
     if (i0 > 0) kernels.pack_rows(block_row, n, nb, i0, row_tiles);
     for (int i = 0; i < nb; ++i) {
       std::copy(inverse + size_t(i) * nb, inverse + size_t(i) * nb + nb, block_row + size_t(i) * n + i0);

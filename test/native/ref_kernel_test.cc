@@ -248,16 +248,16 @@ LOWBIT_TEST(ref_quantize_rounding) {
   const float values[] = {127, -127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, 3.49f};
   const int expected[] = {127, -127, 0, 2, 2, 0, -2, -2, 126, 3};
   std::copy(std::begin(values), std::end(values), x.begin());
-  x[32] = 2e-45f;  // its scale is subnormal and rounds to zero
+  x[32] = 0x1.fp-120f;  // below kLeastMagnitude
   x[33] = 1e-45f;
   Rows rows(1, 64, 32, 1, false);
   RefKernels()->quantize_rows(x.data(), 64, rows.view, 0, 0, 1);
   for (int i = 0; i < 10; ++i) EXPECT(rows.Q(0, i) == expected[i]);
-  EXPECT(rows.Q(0, 32) == 0 && rows.scale[1] == 0);
-  x[32] = 1.3e-43f;  // scale 1.4e-45: the quotient is 93
-  x[40] = 2.0e-43f;  // rounds to the same scale: the quotient is 143 and must be cut at 127
+  EXPECT(rows.Q(0, 32) == 0 && rows.Q(0, 33) == 0);
+  x[40] = kLeastMagnitude;  // 127 / x is still finite
+  x[32] = kLeastMagnitude / 2;
   RefKernels()->quantize_rows(x.data(), 64, rows.view, 0, 0, 1);
-  EXPECT(rows.Q(0, 40) == 127 && rows.Q(0, 32) > 0);
+  EXPECT(rows.Q(0, 40) == 127 && rows.Q(0, 32) == 64 && rows.Q(0, 33) == 0);
   for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
     x[3] = bad;
     RefKernels()->quantize_rows(x.data(), 64, rows.view, 0, 0, 1);
@@ -361,7 +361,7 @@ LOWBIT_TEST(ref_vectors) {
     t.softcap(y.data(), count, 3.0f);
     for (size_t i = 0; i < count; ++i) EXPECT_NEAR(y[i], 3 * std::tanh(a[i] / 3.0), 8 * kEps * 3);
     y = a;
-    t.scale(y.data(), count, 0.3f);
+    t.scale(y.data(), y.data(), count, 0.3f);
     for (size_t i = 0; i < count; ++i) EXPECT(y[i] == a[i] * 0.3f);
     EXPECT(t.max(a.data(), count) == *std::max_element(a.begin(), a.end()));
     y = a;

@@ -121,7 +121,7 @@ LOWBIT_TEST(simd_vectors) {
       for (size_t i = 0; i < count; ++i) EXPECT(y[i] == a[i] + b[i]);
       EXPECT(y[count] == kGuard);
       std::copy(a.begin(), a.end(), y.begin());
-      t->scale(y.data(), count, 0.3f);
+      t->scale(y.data(), y.data(), count, 0.3f);
       for (size_t i = 0; i < count; ++i) EXPECT(y[i] == a[i] * 0.3f);
       EXPECT(y[count] == kGuard);
 

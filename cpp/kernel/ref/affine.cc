@@ -153,14 +153,14 @@ void QuantizeRows(const float* x, size_t ldx, const QuantizedRows& q, int zero_c
       const size_t begin = g * group, end = begin + group < padded ? begin + group : padded, real_end = end < k ? end : k;
       float maximum = 0;
       for (size_t c = begin; c < real_end; ++c) maximum = std::fabs(source[c]) > maximum ? std::fabs(source[c]) : maximum;
-      const float scale = maximum / 127.0f;
+      const float scale = maximum / 127.0f, inverse = maximum >= kLeastMagnitude ? 127.0f / maximum : 0.0f;
       int32_t sum = 0;
       for (size_t half = begin; half < end; half += 16) {
         int32_t half_sum = 0;
         for (size_t c = half; c < half + 16; ++c) {
           // adding and taking away 1.5 * 2^23 rounds to the nearest integer, ties to even
-          const float rounded = c < k && scale > 0 ? (source[c] / scale + 12582912.0f) - 12582912.0f : 0.0f;
-          // x / scale leaves [-127, 127] only for subnormal scales; NaN, which callers exclude, becomes -127
+          const float rounded = c < k ? (source[c] * inverse + 12582912.0f) - 12582912.0f : 0.0f;
+          // NaN, which callers exclude, becomes -127
           const int32_t value = rounded > 127.0f ? 127 : rounded >= -127.0f ? static_cast<int32_t>(rounded) : -127;
           codes[c / 4 * rows * 4 + c % 4] = static_cast<int8_t>(value);
           half_sum += value;

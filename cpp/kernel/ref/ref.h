@@ -45,7 +45,7 @@ void Softcap(float* x, size_t count, float cap);
 void RopeHalf(float* x, const float* cosines, const float* sines, size_t half);
 float ExpSum(float* x, size_t count, float maximum);
 float Max(const float* x, size_t count);
-void Scale(float* x, size_t count, float factor);
+void Scale(const float* x, float* y, size_t count, float factor);
 void F32ToF16(const float* x, uint16_t* y, size_t count);
 void F16ToF32(const uint16_t* x, float* y, size_t count);
 bool AllFinite(const float* x, size_t count);

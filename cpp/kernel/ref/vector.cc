@@ -57,8 +57,8 @@ float Max(const float* x, size_t count) {
   return maximum;
 }
 
-void Scale(float* x, size_t count, float factor) {
-  for (size_t i = 0; i < count; ++i) x[i] *= factor;
+void Scale(const float* x, float* y, size_t count, float factor) {
+  for (size_t i = 0; i < count; ++i) y[i] = x[i] * factor;
 }
 
 void F32ToF16(const float* x, uint16_t* y, size_t count) {

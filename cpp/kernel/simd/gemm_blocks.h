@@ -6,16 +6,13 @@
 
 #include "kernel/kernel.h"
 #include "kernel/simd/compiler.h"
+#include "kernel/simd/pass.h"
 #include "kernel/simd/planes.h"
 #include "kernel/simd/units.h"
 
 namespace lowbit {
 namespace {
 
-// Most columns of a pass. The f32 outputs, whose lines lie far apart, are read and written once per pass: with 1024 columns that
-// took 8 % of the time of a 4096 x 4096 product. The codes of a pass come from the second-level cache (128 KB), at about 12 of the
-// 32 bytes per cycle that it can deliver.
-constexpr int kPassColumns = 4096;
 constexpr int kMaxBlocks = kPassColumns / kSubBlock;
 // Codes, 128 KB for two panels or two parts, and starts of sums; then the scale lines.
 constexpr size_t kStartScratch = 2 * static_cast<size_t>(kMaxBlocks) * 64;

@@ -38,18 +38,17 @@ LOWBIT_INLINE Quantized4 QuantizeFour(const float* x) {
       most[j] = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + j * kSubBlock + i * 8)), most[j]);
   }
   Quantized4 out;
-  out.scale = _mm_div_ps(MaxOfEach(most), _mm_set1_ps(127.0f));
-  // without a scale all values are zero, or so small that dividing by one makes them zero
-  const __m128 divisor = _mm_blendv_ps(_mm_set1_ps(1.0f), out.scale, _mm_cmpgt_ps(out.scale, _mm_setzero_ps()));
-  alignas(16) float divisors[kTogether];
-  _mm_store_ps(divisors, divisor);
+  const __m128 magnitude = MaxOfEach(most), least = _mm_set1_ps(kLeastMagnitude);
+  out.scale = _mm_div_ps(magnitude, _mm_set1_ps(127.0f));
+  alignas(16) float inverses[kTogether];
+  _mm_store_ps(inverses, _mm_and_ps(_mm_div_ps(_mm_set1_ps(127.0f), magnitude), _mm_cmpge_ps(magnitude, least)));
   __m128i sums[kTogether];
   LOWBIT_UNROLL(4)
   for (int j = 0; j < kTogether; ++j) {
-    const __m256 by = _mm256_set1_ps(divisors[j]);
+    const __m256 inverse = _mm256_set1_ps(inverses[j]);
     __m256i q[4];
     LOWBIT_UNROLL(4)
-    for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_loadu_ps(x + j * kSubBlock + i * 8), by));
+    for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + j * kSubBlock + i * 8), inverse));
     const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     out.quads[j] = _mm256_max_epi8(bytes, _mm256_set1_epi8(-127));
     const __m256i quad_sums = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), out.quads[j]), _mm256_set1_epi16(1));

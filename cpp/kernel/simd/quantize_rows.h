@@ -19,14 +19,14 @@ LOWBIT_INLINE Float MaxMagnitude32(const float* x, int count) {
   return most;
 }
 
-// Quantises columns [0, count) of one sub-block to 32 bytes, zeros behind; sums of its two halves. scale > 0.
-// x / scale leaves [-127, 127] only where scale is subnormal; NaN, which callers exclude, becomes -127 as in kernel/ref.
-LOWBIT_INLINE void Quantize32(const float* x, int count, Float scale, int8_t* bytes, int32_t (&half_sums)[2]) {
+// Quantises columns [0, count) of one sub-block to 32 bytes, zeros behind; sums of its two halves. NaN, which callers exclude, becomes
+// -127 as in kernel/ref.
+LOWBIT_INLINE void Quantize32(const float* x, int count, Float inverse, int8_t* bytes, int32_t (&half_sums)[2]) {
   Int sums[2] = {ZeroInt(), ZeroInt()};
   LOWBIT_UNROLL(8)
   for (int i = 0; i < kSubBlock; i += kLanes) {
     const Float v = count - i >= kLanes ? Load(x + i) : count - i > 0 ? Load(x + i, First{count - i}) : Zero();
-    const Int q = RoundToInt(Min(Max(Div(v, scale), Set(-127.0f)), Set(127.0f)));
+    const Int q = RoundToInt(Min(Max(Mul(v, inverse), Set(-127.0f)), Set(127.0f)));
     sums[i / 16] = AddInt(sums[i / 16], q);
     StoreBytes(bytes + i, q);
   }
@@ -49,14 +49,13 @@ void QuantizeColumns(const float* x, size_t ldx, const QuantizedRows& out, int z
     const auto count = [&](int b) { return out.k - b * kSubBlock < kSubBlock ? out.k - b * kSubBlock : kSubBlock; };
     Float most = Zero();
     for (int b = block; b < end; ++b) most = Max(MaxMagnitude32(columns + static_cast<size_t>(b) * kSubBlock, count(b)), most);
-    const float scale = MaxLanes(most) / 127.0f;
-    // without a scale all values are zero, or so small that dividing by one makes them zero
-    const Float divisor = Set(scale > 0 ? scale : 1.0f);
+    const float magnitude = MaxLanes(most), scale = magnitude / 127.0f;
+    const Float inverse = Set(magnitude >= kLeastMagnitude ? 127.0f / magnitude : 0.0f);
     int32_t sum = 0;
     for (int b = block; b < end; ++b) {
       alignas(32) int8_t bytes[kSubBlock];
       int32_t sums[2];
-      Quantize32(columns + static_cast<size_t>(b) * kSubBlock, count(b), divisor, bytes, sums);
+      Quantize32(columns + static_cast<size_t>(b) * kSubBlock, count(b), inverse, bytes, sums);
       if (rows == 1) {
         std::memcpy(q, bytes, kSubBlock);
         q += kSubBlock;

@@ -7,6 +7,7 @@
 #include "kernel/simd/dense_gemv.h"
 #include "kernel/simd/gemm_f32.h"
 #include "kernel/simd/pack_rows.h"
+#include "kernel/simd/pass.h"
 #include "kernel/simd/quantize_fours.h"
 #include "kernel/simd/unpack_panel.h"
 #include "kernel/simd/vector_ops.h"
@@ -19,6 +20,7 @@ constexpr KernelTable TableOf(const char* name, int gemm_tile, decltype(KernelTa
   return {
       .name = name,
       .gemm_tile = gemm_tile,
+      .gemm_pass = kPassColumns,
       .gemm_f32 = GemmF32,
       .unpack_panel = UnpackPanel,
       .pack_rows = PackRows,

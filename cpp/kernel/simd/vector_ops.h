@@ -88,10 +88,11 @@ void AddVectors(const float* a, const float* b, float* y, size_t count) {
   ForLanes(count, [&](size_t i, auto part) { Store(y + i, Add(Load(a + i, part), Load(b + i, part)), part); });
 }
 
+// x / (1 + exp(-x)) needs no care for the left tail: where the exponential overflows, the quotient is below 1e-36.
 void SiluMul(const float* gate, const float* up, float* y, size_t count) {
   ForLanes(count, [&](size_t i, auto part) {
     const Float x = Load(gate + i, part);
-    Store(y + i, Mul(Mul(x, Sigmoid(x, Zero())), Load(up + i, part)), part);
+    Store(y + i, Mul(Div(x, Add(Set(1.0f), Exp(Sub(Zero(), x), Zero()))), Load(up + i, part)), part);
   });
 }
 
@@ -148,9 +149,9 @@ float MaxOf(const float* x, size_t count) {
   return result;
 }
 
-void Scale(float* x, size_t count, float factor) {
+void Scale(const float* x, float* y, size_t count, float factor) {
   const Float f = Set(factor);
-  ForLanes(count, [&](size_t i, auto part) { Store(x + i, Mul(Load(x + i, part), f), part); });
+  ForLanes(count, [&](size_t i, auto part) { Store(y + i, Mul(Load(x + i, part), f), part); });
 }
 
 void F32ToF16(const float* x, uint16_t* y, size_t count) {
