@@ -60,56 +60,76 @@ LOWBIT_INLINE Quantized4 QuantizeFour(const float* x) {
   return out;
 }
 
-// Writes four numbers, one for each group.
-LOWBIT_INLINE void Scatter(float* to, size_t stride, __m128 v) {
+// Writes the numbers of the first `count` groups.
+LOWBIT_INLINE void Scatter(float* to, size_t stride, __m128 v, int count) {
   alignas(16) float lanes[kTogether];
   _mm_store_ps(lanes, v);
   LOWBIT_UNROLL(4)
-  for (int j = 0; j < kTogether; ++j) to[static_cast<size_t>(j) * stride] = lanes[j];
+  for (int j = 0; j < count; ++j) to[static_cast<size_t>(j) * stride] = lanes[j];
 }
-LOWBIT_INLINE void Scatter(int32_t* to, size_t stride, __m128i v) {
+LOWBIT_INLINE void Scatter(int32_t* to, size_t stride, __m128i v, int count) {
   alignas(16) int32_t lanes[kTogether];
   _mm_store_si128(reinterpret_cast<__m128i*>(lanes), v);
   LOWBIT_UNROLL(4)
-  for (int j = 0; j < kTogether; ++j) to[static_cast<size_t>(j) * stride] = lanes[j];
+  for (int j = 0; j < count; ++j) to[static_cast<size_t>(j) * stride] = lanes[j];
+}
+
+// Where the next group of a row goes.
+struct GroupPlace {
+  int8_t* q;
+  size_t meta, half;
+};
+
+// Writes the first `count` groups of a row to a tile of `rows` rows.
+LOWBIT_INLINE void WriteGroups(const Quantized4& values, int count, const QuantizedRows& out, int zero_code, int rows, GroupPlace* at) {
+  const __m128i zero = _mm_set1_epi32(-zero_code);
+  const size_t stride = static_cast<size_t>(rows), groups = static_cast<size_t>(count);
+  int8_t* q = at->q;
+  LOWBIT_UNROLL(4)
+  for (int j = 0; j < count; ++j) {
+    if (rows == 1) {
+      const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_permutevar8x32_epi32(values.quads[j], order));
+      q += kSubBlock;
+    } else {
+      alignas(32) int32_t quads[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(quads), values.quads[j]);
+      LOWBIT_UNROLL(8)
+      for (int t = 0; t < 8; ++t, q += 4 * stride) std::memcpy(q, &quads[t / 2 + t % 2 * 4], 4);
+    }
+  }
+  const __m128i sum = _mm_add_epi32(values.first, values.second);
+  Scatter(out.scale + at->meta, stride, values.scale, count);
+  Scatter(out.scale_sum + at->meta, stride, _mm_mul_ps(values.scale, _mm_cvtepi32_ps(sum)), count);
+  Scatter(out.bias + at->meta, stride, _mm_mullo_epi32(sum, zero), count);
+  if (out.half_scale_sum != nullptr) {
+    Scatter(out.half_scale_sum + at->half, 2 * stride, _mm_mul_ps(values.scale, _mm_cvtepi32_ps(values.first)), count);
+    Scatter(out.half_scale_sum + at->half + stride, 2 * stride, _mm_mul_ps(values.scale, _mm_cvtepi32_ps(values.second)), count);
+    Scatter(out.half_bias + at->half, 2 * stride, _mm_mullo_epi32(values.first, zero), count);
+    Scatter(out.half_bias + at->half + stride, 2 * stride, _mm_mullo_epi32(values.second, zero), count);
+  }
+  *at = {q, at->meta + groups * stride, at->half + 2 * groups * stride};
 }
 
 // KernelTable::quantize_rows.
 void QuantizeRowsByFours(const float* x, size_t ldx, const QuantizedRows& out, int zero_code, int row0, int row1) {
-  const int fours = out.group == kSubBlock ? out.k / (kTogether * kSubBlock) : 0;
-  const __m128i zero = _mm_set1_epi32(-zero_code);
+  constexpr int kColumns = kTogether * kSubBlock;
+  if (out.group != kSubBlock) return QuantizeRows(x, ldx, out, zero_code, row0, row1);
   for (int row = row0; row < row1; ++row) {
     const int tile = row / out.tile * out.tile, rows = out.m - tile < out.tile ? out.m - tile : out.tile;
-    const size_t stride = static_cast<size_t>(rows), lane = static_cast<size_t>(row - tile), tile0 = static_cast<size_t>(tile);
+    const size_t lane = static_cast<size_t>(row - tile), tile0 = static_cast<size_t>(tile), groups = static_cast<size_t>(out.groups);
     const float* columns = x + static_cast<size_t>(row) * ldx;
-    int8_t* q = out.q + tile0 * static_cast<size_t>(out.k_padded) + 4 * lane;
-    size_t meta = tile0 * static_cast<size_t>(out.groups) + lane, half = tile0 * 2 * static_cast<size_t>(out.groups) + lane;
-    for (int four = 0; four < fours; ++four, columns += kTogether * kSubBlock, meta += kTogether * stride, half += 2 * kTogether * stride) {
-      const Quantized4 values = QuantizeFour(columns);
-      LOWBIT_UNROLL(4)
-      for (int j = 0; j < kTogether; ++j) {
-        if (rows == 1) {
-          const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_permutevar8x32_epi32(values.quads[j], order));
-          q += kSubBlock;
-        } else {
-          alignas(32) int32_t quads[8];
-          _mm256_store_si256(reinterpret_cast<__m256i*>(quads), values.quads[j]);
-          LOWBIT_UNROLL(8)
-          for (int t = 0; t < 8; ++t, q += 4 * stride) std::memcpy(q, &quads[t / 2 + t % 2 * 4], 4);
-        }
-      }
-      const __m128i sum = _mm_add_epi32(values.first, values.second);
-      Scatter(out.scale + meta, stride, values.scale);
-      Scatter(out.scale_sum + meta, stride, _mm_mul_ps(values.scale, _mm_cvtepi32_ps(sum)));
-      Scatter(out.bias + meta, stride, _mm_mullo_epi32(sum, zero));
-      if (out.half_scale_sum == nullptr) continue;
-      Scatter(out.half_scale_sum + half, 2 * stride, _mm_mul_ps(values.scale, _mm_cvtepi32_ps(values.first)));
-      Scatter(out.half_scale_sum + half + stride, 2 * stride, _mm_mul_ps(values.scale, _mm_cvtepi32_ps(values.second)));
-      Scatter(out.half_bias + half, 2 * stride, _mm_mullo_epi32(values.first, zero));
-      Scatter(out.half_bias + half + stride, 2 * stride, _mm_mullo_epi32(values.second, zero));
+    GroupPlace at = {out.q + tile0 * static_cast<size_t>(out.k_padded) + 4 * lane, tile0 * groups + lane, tile0 * 2 * groups + lane};
+    int left = out.k;
+    for (; left >= kColumns; left -= kColumns, columns += kColumns)
+      WriteGroups(QuantizeFour(columns), kTogether, out, zero_code, rows, &at);
+    if (left > 0) {
+      alignas(32) float padded[kColumns] = {};
+      // by the vectors that are read back: a store of another size would not be forwarded
+      for (int i = 0; i < left / 8; ++i) _mm256_store_ps(padded + 8 * i, _mm256_loadu_ps(columns + 8 * i));
+      for (int i = left / 8 * 8; i < left; ++i) padded[i] = columns[i];
+      WriteGroups(QuantizeFour(padded), (left + kSubBlock - 1) / kSubBlock, out, zero_code, rows, &at);
     }
-    QuantizeColumns(x, ldx, out, zero_code, row, fours * kTogether);
   }
 }
 
