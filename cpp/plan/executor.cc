@@ -99,6 +99,7 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
       e->scratch_, Block::Allocate(e->thread_scratch_ * static_cast<size_t>(pool.threads()), MemoryClass::kScratch, "thread scratch"));
   e->cosines_.resize(plan.ropes.size());
   e->sines_.resize(plan.ropes.size());
+  for (int i = 0; i < static_cast<int>(plan.ops.size()); ++i) e->planned_inputs_.push_back(ProducedRows(plan, i));
   LOWBIT_RETURN_IF_ERROR(e->Prepare());
   return e;
 }
@@ -109,7 +110,7 @@ Status Executor::Prepare() {
   for (size_t i = 0; i < plan_.ops.size(); ++i) {
     if (plan_.ops[i].kind != OpKind::kLinear) continue;
     LOWBIT_RETURN_IF_ERROR(PrepareLinear(plan_.ops[i], &linears_[i]));
-    linears_[i].input = ProducedRows(static_cast<int>(i));
+    linears_[i].input = InputRowFor(linears_[i], planned_inputs_[i]);
   }
   generation_ = bindings_.generation;
   return Status::Ok();

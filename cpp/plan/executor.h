@@ -112,11 +112,12 @@ class Executor {
 
   // ops_rows.cc
   void ComputeRow(const Op& op, int r, float* out);
+  static InputRow ProducedRows(const Plan& plan, int index);
+  static InputRow InputRowFor(const LinearOp& linear, InputRow planned);
   // ops_embed.cc
   Status Embed(const Op& op, int rows);
   // ops_linear.cc
   Status PrepareLinear(const Op& op, LinearOp* linear) const;
-  InputRow ProducedRows(int index) const;
   Status Linear(const LinearOp& op, int rows, const Op* producer);
   const float* InputRows(const LinearRun& run, int begin, int end, size_t* stride);
   template <typename Fn>
@@ -153,6 +154,7 @@ class Executor {
   size_t linear_result_ = 0;                    // where in a thread's scratch a linear chunk's private result lies
   Block attend_items_, few_blocks_, partials_;  // of the current attention region
   std::vector<LinearOp> linears_;               // one per op of the plan; empty for other kinds
+  std::vector<InputRow> planned_inputs_;        // one per op of the plan
   uint64_t generation_ = 0;                     // of the bindings that linears_ was made from
 };
 

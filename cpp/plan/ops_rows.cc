@@ -19,27 +19,31 @@ void Executor::ComputeRow(const Op& op, int r, float* out) {
   }
 }
 
-// Whether and how the op before linear op `index` produces its input rows on the way.
-InputRow Executor::ProducedRows(int index) const {
-  const Op& op = plan_.ops[static_cast<size_t>(index)];
-  const LinearOp& linear = linears_[static_cast<size_t>(index)];
-  if (index == 0) return InputRow::kStored;
-  const Op& before = plan_.ops[static_cast<size_t>(index) - 1];
+// Whether and how the op before a linear op may produce its input rows on the way, as far as the plan decides.
+InputRow Executor::ProducedRows(const Plan& plan, int index) {
+  const Op& op = plan.ops[static_cast<size_t>(index)];
+  if (op.kind != OpKind::kLinear || index == 0) return InputRow::kStored;
+  const Op& before = plan.ops[static_cast<size_t>(index) - 1];
   if (before.kind != OpKind::kRmsNorm && before.kind != OpKind::kGlu) return InputRow::kStored;
   if (before.out.buffer != op.in.buffer || before.out.offset != op.in.offset || before.out.width != op.in.width) return InputRow::kStored;
-  for (const LinearRun& run : linear.runs)
-    if (run.form != InputForm::kInt8Rows || run.permutation != nullptr) return InputRow::kStored;
-  if (linear.runs.size() > 1 || op.in.buffer == plan_.residual || op.in.buffer == plan_.logits.buffer) return InputRow::kProduced;
-  int end = plan_.epilogue.end;
-  for (const OpRange& block : plan_.blocks)
+  if (op.in.buffer == plan.residual || op.in.buffer == plan.logits.buffer) return InputRow::kProduced;
+  int end = plan.epilogue.end;
+  for (const OpRange& block : plan.blocks)
     if (index < block.end) {
       end = block.end;
       break;
     }
-  for (const View& view : LiveViews(plan_, index + 1, end))
+  for (const View& view : LiveViews(plan, index + 1, end))
     if (view.buffer == op.in.buffer && view.offset < op.in.offset + op.in.width && op.in.offset < view.offset + view.width)
       return InputRow::kProduced;
   return InputRow::kPassing;
+}
+
+// And as far as the weights decide: they must be all integer ones in the order of the columns; two runs read the rows twice.
+InputRow Executor::InputRowFor(const LinearOp& linear, InputRow planned) {
+  for (const LinearRun& run : linear.runs)
+    if (run.form != InputForm::kInt8Rows || run.permutation != nullptr) return InputRow::kStored;
+  return linear.runs.size() > 1 && planned == InputRow::kPassing ? InputRow::kProduced : planned;
 }
 
 }  // namespace lowbit
