@@ -81,9 +81,10 @@ function threadLines(results) {
   });
 }
 
-/** Decode over the length of the context, on a logarithmic axis; an empty context stands at 1. */
+/** Decode of the whole model over the length of the context, on a logarithmic axis; an empty context stands at 1. */
 function contextLines(results) {
-  const rows = depths(results).map(({ engine, threads, depth, rate }) => ({
+  const found = depths(results).filter((row) => !row.case.includes('layers'));
+  const rows = found.map(({ engine, threads, depth, rate }) => ({
     engine,
     threads: `${threads} thread${threads === 1 ? '' : 's'}`,
     tokens: Math.max(depth, 1),
