@@ -212,6 +212,13 @@ async function tokenize(request) {
   return { ids: [...model.tokenizer.encode(request.text).slice(0, request.count)] };
 }
 
+/** Perplexity as llama.cpp's tool computes it, over chunks of 512 tokens. */
+async function perplexity(request) {
+  const model = await load(request);
+  const text = readFileSync(request.text, 'utf8');
+  return { perplexity: (await evaluate.perplexity(model, { text, contextSize: 512, chunks: request.chunks })).perplexity };
+}
+
 async function compress(request) {
   const begin = performance.now();
   await quantize(request.options);
@@ -230,6 +237,7 @@ const tasks = {
   compare,
   logits,
   tokenize,
+  perplexity,
   compress,
 };
 

@@ -79,6 +79,17 @@ const GOALS = [
       figure: (r) => r.ratio(at('context', name, threads, DECODE, 'lowbit', '4096'), at('context', name, threads, DECODE, 'lowbit', '0')),
     })),
   ),
+  ...['Q4_0', 'Q4_1', 'Q8_0', 'Q4_K_M', 'F16', 'BF16', 'GPTQ'].map((name) => ({
+    what: `${name}: perplexity of the fast path above the exact one`,
+    most: 0.5,
+    unit: '%',
+    figure: (r) => {
+      const where = (precision) => first(r.threads('perplexity'), (threads) => at('perplexity', name, threads, 'perplexity', 'lowbit', precision)); // prettier-ignore
+      const ratio = where('fast') && r.ratio(where('fast'), where('exact'));
+      const percent = (value) => 100 * (value - 1);
+      return ratio && { ...ratio, median: percent(ratio.median), min: percent(ratio.min), max: percent(ratio.max) };
+    },
+  })),
   ...loadGoals('SmolLM2-135M Q4_0'),
   ...loadGoals('8B layers Q4_K_M'),
   {

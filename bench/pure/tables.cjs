@@ -63,6 +63,7 @@ const PLAIN = {
   lookup: ['decode_tokens_per_second'],
   load: ['load_seconds', 'first_token_seconds', 'load_bytes_per_second', 'weight_bytes', 'kv_bytes', 'peak_rss_bytes'],
   events: ['idle_p99_milliseconds', 'p99_milliseconds', 'max_milliseconds'],
+  perplexity: ['perplexity'],
   gptq: ['seconds', 'peak_rss_bytes'],
 };
 const SHOWN = {
@@ -77,14 +78,15 @@ const SHOWN = {
   idle_p99_milliseconds: ['event loop delay, idle, 99th percentile', 1, 'ms'],
   p99_milliseconds: ['event loop delay, generating, 99th percentile', 1, 'ms'],
   max_milliseconds: ['event loop delay, generating, longest', 1, 'ms'],
+  perplexity: ['perplexity, WikiText-2, 24 chunks of 512', 1, '', 3],
   seconds: ['run', 1, 's'],
 };
 
 function plainTable(results) {
   const rows = plain(results, PLAIN).map(({ scenario, case: name, threads, variant = '', metric, figure }) => {
-    const [words, factor, unit] = SHOWN[metric];
+    const [words, factor, unit, digits] = SHOWN[metric];
     const scaled = { median: figure.median * factor, min: figure.min * factor, max: figure.max * factor };
-    return [scenario, name, variant, threads, words, `${range(scaled)} ${unit}`];
+    return [scenario, name, variant, threads, words, digits === undefined ? `${range(scaled)} ${unit}` : scaled.median.toFixed(digits)];
   });
   return rows.length === 0 ? undefined : table(['scenario', 'case', '', 'threads', 'what', 'median (range)'], rows);
 }

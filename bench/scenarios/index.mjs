@@ -9,7 +9,8 @@ import { layers } from './layers.mjs';
 import { load } from './load.mjs';
 import { lookup } from './lookup.mjs';
 import { node } from './node.mjs';
+import { perplexity } from './perplexity.mjs';
 import { speed } from './speed.mjs';
 import { torch } from './torch.mjs';
 
-export const scenarios = [speed, node, busy, batch, lookup, context, load, events, layers, torch, kernels, gptq];
+export const scenarios = [speed, node, busy, batch, lookup, context, load, events, layers, torch, kernels, perplexity, gptq];
