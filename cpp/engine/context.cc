@@ -98,18 +98,15 @@ Status Context::RunBlocks(Executor& executor, const std::atomic<bool>* cancel) {
   return Status::Ok();
 }
 
-Status Context::RunHead(Executor& executor, std::span<const int> rows, int at_once, const std::atomic<bool>* cancel,
+Status Context::RunHead(Executor& executor, int begin, std::span<const int> rows, int at_once, const std::atomic<bool>* cancel,
                         const std::function<Status(size_t, std::span<float>)>& fn) {
   const Plan& plan = model_->plan();
-  const View residual = {plan.residual, 0, plan.hidden_size};
   const size_t limit = static_cast<size_t>(std::min(at_once, executor.epilogue_rows()));
   for (size_t first = 0; first < rows.size(); first += limit) {
     const size_t count = std::min(rows.size() - first, limit);
     // Gathered to the front in rising order: a row is never overwritten before it was moved.
-    for (size_t i = 0; i < count; ++i)
-      std::memmove(executor.Row(residual, static_cast<int>(i)), executor.Row(residual, rows[first + i]),
-                   static_cast<size_t>(plan.hidden_size) * sizeof(float));
-    LOWBIT_RETURN_IF_ERROR(executor.RunEpilogue(static_cast<int>(count), cancel));
+    for (size_t i = 0; i < count; ++i) executor.MoveRow(begin, rows[first + i], static_cast<int>(i));
+    LOWBIT_RETURN_IF_ERROR(executor.RunHead(begin, static_cast<int>(count), cancel));
     for (size_t i = 0; i < count; ++i)
       LOWBIT_RETURN_IF_ERROR(fn(first + i, {executor.Row(plan.logits, static_cast<int>(i)), static_cast<size_t>(plan.vocab_size)}));
   }
@@ -145,23 +142,26 @@ Status Context::RunRows(const StepRequest& request, int begin, int count, int pa
     if (scored || copied || (request.sample && row == total - 1)) wanted.push_back(r);
   }
   const KernelTable& kernels = model_->kernels();
-  return RunHead(*executor_, wanted, executor_->epilogue_rows(), progress.cancel, [&](size_t i, std::span<float> logits) -> Status {
-    const int row = begin + wanted[i];
-    LOWBIT_RETURN_IF_ERROR(CheckFinite(logits, past - begin + row));
-    if (request.logits != nullptr && row >= request.logits_from)
-      std::memcpy(request.logits + static_cast<size_t>(row - request.logits_from) * logits.size(), logits.data(), logits.size_bytes());
-    if (request.sample && row == total - 1) {
-      LOWBIT_ASSIGN_OR_RETURN(*token, SampleAt(request.sequence, length(request.sequence), logits, request.sampling));
-    }
-    if (row >= request.score_from && row < score_to) {
-      const size_t at = static_cast<size_t>(row - request.score_from);
-      const float target = logits[static_cast<size_t>(request.targets[at])];
-      const float maximum = kernels.max(logits.data(), logits.size());
-      request.scores[at] =
-          static_cast<double>(target - maximum) - std::log(static_cast<double>(kernels.exp_sum(logits.data(), logits.size(), maximum)));
-    }
-    return Status::Ok();
-  });
+  const Plan& plan = model_->plan();
+  return RunHead(
+      *executor_, plan.epilogue.begin, wanted, executor_->epilogue_rows(), progress.cancel,
+      [&](size_t i, std::span<float> logits) -> Status {
+        const int row = begin + wanted[i];
+        LOWBIT_RETURN_IF_ERROR(CheckFinite(logits, past - begin + row));
+        if (request.logits != nullptr && row >= request.logits_from)
+          std::memcpy(request.logits + static_cast<size_t>(row - request.logits_from) * logits.size(), logits.data(), logits.size_bytes());
+        if (request.sample && row == total - 1) {
+          LOWBIT_ASSIGN_OR_RETURN(*token, SampleAt(request.sequence, length(request.sequence), logits, request.sampling));
+        }
+        if (row >= request.score_from && row < score_to) {
+          const size_t at = static_cast<size_t>(row - request.score_from);
+          const float target = logits[static_cast<size_t>(request.targets[at])];
+          const float maximum = kernels.max(logits.data(), logits.size());
+          request.scores[at] =
+              static_cast<double>(target - maximum) - std::log(static_cast<double>(kernels.exp_sum(logits.data(), logits.size(), maximum)));
+        }
+        return Status::Ok();
+      });
 }
 
 }  // namespace lowbit

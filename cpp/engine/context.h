@@ -104,8 +104,8 @@ class Context {
   Context() = default;
   Status RunRows(const StepRequest& request, int begin, int count, int past, const Progress& progress, int* token);
   Status RunBlocks(Executor& executor, const std::atomic<bool>* cancel);
-  // Logits of `rows` of the executor's residual buffer (rising), at_once in one pass over the head; fn(i, logits of rows[i]).
-  Status RunHead(Executor& executor, std::span<const int> rows, int at_once, const std::atomic<bool>* cancel,
+  // Ops from `begin` on (Executor::RunHead) for `rows` of the batch (rising), at_once together; fn(i, logits of rows[i]).
+  Status RunHead(Executor& executor, int begin, std::span<const int> rows, int at_once, const std::atomic<bool>* cancel,
                  const std::function<Status(size_t, std::span<float>)>& fn);
   Status CheckFinite(std::span<const float> logits, int position) const;
   // Samples behind the sequence's first `length` tokens.

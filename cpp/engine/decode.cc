@@ -49,21 +49,22 @@ Status Context::Decode(std::span<DecodeItem> items) {
     pasts.push_back(static_cast<int>(tokens.size()));
     tokens.insert(tokens.end(), item.tokens.begin(), item.tokens.end());
   }
-  const Status status = RunHead(*small_executor_, wanted, kSmallRows, nullptr, [&](size_t w, std::span<float> logits) -> Status {
-    DecodeItem& item = items[owners[w]];
-    const int past = pasts[owners[w]], certain = static_cast<int>(item.tokens.size()) - item.guesses;
-    // The rows of an item come in order: this one follows sampled.size() guesses, all right unless one was wrong or failed before.
-    const size_t row = w - static_cast<size_t>(std::find(owners.begin(), owners.end(), owners[w]) - owners.begin());
-    if (!item.status.ok() || row != item.sampled.size()) return Status::Ok();
-    if (row > 0 && item.sampled.back() != item.tokens[static_cast<size_t>(certain) + row - 1]) return Status::Ok();
-    const int length = past + certain + static_cast<int>(row);
-    item.status = CheckFinite(logits, length - 1);
-    if (!item.status.ok()) return Status::Ok();
-    auto sampled = SampleAt(item.sequence, length, logits, item.sampling);
-    item.status = sampled.status();
-    if (sampled.ok()) item.sampled.push_back(sampled.value());
-    return Status::Ok();
-  });
+  const Status status = RunHead(
+      *small_executor_, model_->plan().epilogue.begin, wanted, kSmallRows, nullptr, [&](size_t w, std::span<float> logits) -> Status {
+        DecodeItem& item = items[owners[w]];
+        const int past = pasts[owners[w]], certain = static_cast<int>(item.tokens.size()) - item.guesses;
+        // The rows of an item come in order: this one follows sampled.size() guesses, all right unless one was wrong or failed before.
+        const size_t row = w - static_cast<size_t>(std::find(owners.begin(), owners.end(), owners[w]) - owners.begin());
+        if (!item.status.ok() || row != item.sampled.size()) return Status::Ok();
+        if (row > 0 && item.sampled.back() != item.tokens[static_cast<size_t>(certain) + row - 1]) return Status::Ok();
+        const int length = past + certain + static_cast<int>(row);
+        item.status = CheckFinite(logits, length - 1);
+        if (!item.status.ok()) return Status::Ok();
+        auto sampled = SampleAt(item.sequence, length, logits, item.sampling);
+        item.status = sampled.status();
+        if (sampled.ok()) item.sampled.push_back(sampled.value());
+        return Status::Ok();
+      });
   for (size_t i = 0; i < items.size(); ++i) {
     DecodeItem& item = items[i];
     if (!item.status.ok() || !status.ok()) item.sampled.clear();

@@ -42,15 +42,17 @@ Status Context::BeginPrompts(std::vector<PromptItem> items) {
 
 Result<bool> Context::AdvancePrompts(double seconds, const std::atomic<bool>* cancel) {
   if (prompts_.next_op < 0) return Error(Code::kInternal, "There is no prompt run");
-  const Plan& plan = model_->plan();
   const auto start = std::chrono::steady_clock::now();
   Status status;
-  while (status.ok() && prompts_.next_op < plan.epilogue.begin) {
-    status = executor_->Run({prompts_.next_op, prompts_.next_op + 1}, &cache_, cancel);
-    ++prompts_.next_op;
+  // What follows the last attention is wanted of the rows that are sampled from only.
+  const int end = executor_->head_begin();
+  while (status.ok() && prompts_.next_op < end) {
+    const int next = std::min(executor_->NextStop(prompts_.next_op), end);
+    status = executor_->Run({prompts_.next_op, next}, &cache_, cancel);
+    prompts_.next_op = next;
     if (status.ok() && std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() >= seconds) break;
   }
-  const bool blocks_done = prompts_.next_op >= plan.epilogue.begin;
+  const bool blocks_done = prompts_.next_op >= end;
   if (status.ok() && blocks_done) status = FinishPrompts(cancel);
   if (!status.ok()) {
     DropPrompts();
@@ -76,16 +78,17 @@ Status Context::FinishPrompts(const std::atomic<bool>* cancel) {
     pasts.push_back(static_cast<int>(tokens.size()));
     tokens.insert(tokens.end(), item.tokens.begin(), item.tokens.end());
   }
-  const Status status = RunHead(*executor_, wanted, kSmallRows, cancel, [&](size_t w, std::span<float> logits) -> Status {
-    PromptItem& item = prompts_.items[owners[w]];
-    const int length = this->length(item.sequence);
-    item.status = CheckFinite(logits, length - 1);
-    if (!item.status.ok()) return Status::Ok();
-    auto sampled = SampleAt(item.sequence, length, logits, item.sampling);
-    item.status = sampled.status();
-    if (sampled.ok()) item.sampled = sampled.value();
-    return Status::Ok();
-  });
+  const Status status =
+      RunHead(*executor_, executor_->head_begin(), wanted, kSmallRows, cancel, [&](size_t w, std::span<float> logits) -> Status {
+        PromptItem& item = prompts_.items[owners[w]];
+        const int length = this->length(item.sequence);
+        item.status = CheckFinite(logits, length - 1);
+        if (!item.status.ok()) return Status::Ok();
+        auto sampled = SampleAt(item.sequence, length, logits, item.sampling);
+        item.status = sampled.status();
+        if (sampled.ok()) item.sampled = sampled.value();
+        return Status::Ok();
+      });
   for (size_t i = 0; i < prompts_.items.size(); ++i) {
     const PromptItem& item = prompts_.items[i];
     SetTokens(item.sequence, status.ok() && item.status.ok() ? length(item.sequence) : pasts[i]);

@@ -49,8 +49,8 @@ struct Executor::FewTask {
     float* scores = query + static_cast<size_t>(group) * dim;
     const KernelTable& kernels = e->kernels_;
 
-    kernels.scale(e->Row(op->in, block.row) + kv_head * group * head_dim, query,
-                  static_cast<size_t>(group) * static_cast<size_t>(head_dim), op->factor);
+    kernels.scale(e->Row(op->in, block.row) + kv_head * group * head_dim, query, static_cast<size_t>(group) * static_cast<size_t>(head_dim),
+                  op->factor);
     std::memset(result, 0, static_cast<size_t>(group) * dim * sizeof(float));
     for (int g = 0; g < group; ++g) {
       maximum[g] = -std::numeric_limits<float>::infinity();

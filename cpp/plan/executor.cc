@@ -99,7 +99,13 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
       e->scratch_, Block::Allocate(e->thread_scratch_ * static_cast<size_t>(pool.threads()), MemoryClass::kScratch, "thread scratch"));
   e->cosines_.resize(plan.ropes.size());
   e->sines_.resize(plan.ropes.size());
-  for (int i = 0; i < static_cast<int>(plan.ops.size()); ++i) e->planned_inputs_.push_back(ProducedRows(plan, i));
+  for (int i = 0; i < static_cast<int>(plan.ops.size()); ++i) {
+    e->planned_inputs_.push_back(ProducedRows(plan, i));
+    const OpKind kind = plan.ops[static_cast<size_t>(i)].kind;
+    if (i >= plan.epilogue.begin) continue;
+    if (kind == OpKind::kAttention || kind == OpKind::kRope || kind == OpKind::kEmbed) e->head_begin_ = i + 1;
+  }
+  e->head_inputs_ = LiveViews(plan, e->head_begin_, plan.epilogue.begin);
   LOWBIT_RETURN_IF_ERROR(e->Prepare());
   return e;
 }
@@ -148,14 +154,31 @@ Status Executor::Begin(const Batch& batch) {
 
 Status Executor::Run(OpRange range, KvCache* cache, const std::atomic<bool>* cancel) { return RunOps(range, batch_.rows, cache, cancel); }
 
-Status Executor::RunEpilogue(int rows, const std::atomic<bool>* cancel) { return RunOps(plan_.epilogue, rows, nullptr, cancel); }
+int Executor::NextStop(int op) const {
+  const size_t next = static_cast<size_t>(op) + 1;
+  return next < linears_.size() && linears_[next].input != InputRow::kStored ? op + 2 : op + 1;
+}
+
+void Executor::MoveRow(int begin, int from, int to) {
+  if (from == to) return;
+  const auto move = [&](const View& view) {
+    std::memmove(Row(view, to), Row(view, from), static_cast<size_t>(view.width) * sizeof(float));
+  };
+  if (begin == head_begin_)
+    for (const View& view : head_inputs_) move(view);
+  else
+    move({plan_.residual, 0, plan_.hidden_size});
+}
+
+Status Executor::RunHead(int begin, int rows, const std::atomic<bool>* cancel) {
+  return RunOps({begin, plan_.epilogue.end}, rows, nullptr, cancel);
+}
 
 Status Executor::RunOps(OpRange range, int rows, KvCache* cache, const std::atomic<bool>* cancel) {
   for (int i = range.begin; i < range.end; ++i) {
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return Error(Code::kCancelled, "The operation was aborted");
-    const size_t next = static_cast<size_t>(i) + 1;
-    if (i + 1 < range.end && plan_.ops[next].kind == OpKind::kLinear && linears_[next].input != InputRow::kStored) {
-      LOWBIT_RETURN_IF_ERROR(Linear(linears_[next], rows, &plan_.ops[static_cast<size_t>(i)]));
+    if (const int next = NextStop(i); next == i + 2 && next <= range.end) {
+      LOWBIT_RETURN_IF_ERROR(Linear(linears_[static_cast<size_t>(i) + 1], rows, &plan_.ops[static_cast<size_t>(i)]));
       ++i;
     } else {
       LOWBIT_RETURN_IF_ERROR(RunOp(i, rows, cache));

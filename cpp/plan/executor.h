@@ -76,8 +76,16 @@ class Executor {
   // late workers of the pool may still read it.
   Status Run(OpRange range, KvCache* cache, const std::atomic<bool>* cancel);
 
-  // Runs the epilogue on the first `rows` (<= epilogue_rows) rows of the residual buffer.
-  Status RunEpilogue(int rows, const std::atomic<bool>* cancel);
+  // The end of what runs as one when ops from `op` on run: op + 1, or op + 2 where op makes the input of the linear op behind it. A
+  // range cut elsewhere runs as well, but slower.
+  int NextStop(int op) const;
+
+  // Behind this op of the plan no row meets another, nor its position: from there on a caller may go on with some rows only.
+  int head_begin() const { return head_begin_; }
+  // Moves what ops from `begin` (head_begin() or the epilogue's) on read of row `from` to row `to`.
+  void MoveRow(int begin, int from, int to);
+  // Runs ops [begin, end of the plan) on the first `rows` (<= epilogue_rows) rows.
+  Status RunHead(int begin, int rows, const std::atomic<bool>* cancel);
 
   // Row r of a view.
   float* Row(const View& view, int r) const {
@@ -155,7 +163,9 @@ class Executor {
   Block attend_items_, few_blocks_, partials_;  // of the current attention region
   std::vector<LinearOp> linears_;               // one per op of the plan; empty for other kinds
   std::vector<InputRow> planned_inputs_;        // one per op of the plan
-  uint64_t generation_ = 0;                     // of the bindings that linears_ was made from
+  int head_begin_ = 0;
+  std::vector<View> head_inputs_;  // what ops from head_begin_ on read
+  uint64_t generation_ = 0;        // of the bindings that linears_ was made from
 };
 
 }  // namespace lowbit

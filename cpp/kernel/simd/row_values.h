@@ -18,8 +18,8 @@ LOWBIT_INLINE __m256 LoadRows(const float* p) {
   else if constexpr (kRows == 1)
     return _mm256_zextps128_ps256(_mm_load_ss(p));
   else
-    return _mm256_maskload_ps(p, _mm256_setr_epi32(-1, -1, -1, kRows > 3 ? -1 : 0, kRows > 4 ? -1 : 0, kRows > 5 ? -1 : 0,
-                                                   kRows > 6 ? -1 : 0, 0));
+    return _mm256_maskload_ps(
+        p, _mm256_setr_epi32(-1, -1, -1, kRows > 3 ? -1 : 0, kRows > 4 ? -1 : 0, kRows > 5 ? -1 : 0, kRows > 6 ? -1 : 0, 0));
 }
 
 // Their sum over the sub-blocks of a group, and each of them in all lanes.
