@@ -78,15 +78,22 @@ const SHOWN = {
   idle_p99_milliseconds: ['event loop delay, idle, 99th percentile', 1, 'ms'],
   p99_milliseconds: ['event loop delay, generating, 99th percentile', 1, 'ms'],
   max_milliseconds: ['event loop delay, generating, longest', 1, 'ms'],
-  perplexity: ['perplexity, WikiText-2, 24 chunks of 512', 1, '', 3],
+  perplexity: ['perplexity, WikiText-2, 96 chunks of 512', 1, '', 3],
   seconds: ['run', 1, 's'],
 };
 
 function plainTable(results) {
-  const rows = plain(results, PLAIN).map(({ scenario, case: name, threads, variant = '', metric, figure }) => {
+  const rows = plain(results, PLAIN).map(({ scenario, case: name, engine, threads, variant = '', metric, figure }) => {
     const [words, factor, unit, digits] = SHOWN[metric];
     const scaled = { median: figure.median * factor, min: figure.min * factor, max: figure.max * factor };
-    return [scenario, name, variant, threads, words, digits === undefined ? `${range(scaled)} ${unit}` : scaled.median.toFixed(digits)];
+    return [
+      scenario,
+      engine === 'lowbit' ? name : `${name} (${engine})`,
+      variant,
+      threads,
+      words,
+      digits === undefined ? `${range(scaled)} ${unit}` : scaled.median.toFixed(digits),
+    ];
   });
   return rows.length === 0 ? undefined : table(['scenario', 'case', '', 'threads', 'what', 'median (range)'], rows);
 }

@@ -14,7 +14,7 @@ LOWBIT_INLINE __m256 LoadRows(const float* p) {
   else if constexpr (kRows == 4)
     return _mm256_zextps128_ps256(_mm_loadu_ps(p));
   else if constexpr (kRows == 2)
-    return _mm256_zextps128_ps256(_mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(p))));
+    return _mm256_zextps128_ps256(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   else if constexpr (kRows == 1)
     return _mm256_zextps128_ps256(_mm_load_ss(p));
   else
