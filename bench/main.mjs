@@ -9,7 +9,7 @@ import process from 'node:process';
 import { Llama } from './engines/llama.mjs';
 import { lowbit } from './engines/lowbit.mjs';
 import { nodeLlama } from './engines/node_llama.mjs';
-import { Torch } from './engines/torch.mjs';
+import { torchEngine } from './engines/python.mjs';
 import cli from './pure/options.cjs';
 import { Bandwidth } from './run/bandwidth.mjs';
 import { EngineFailure, WrongAnswer } from './run/child.mjs';
@@ -53,7 +53,7 @@ async function run(options) {
   const bandwidth = await Bandwidth.start(options.cache);
   if (bandwidth.missing !== undefined) recorder.add({ type: 'skip', scenario: 'all', reason: bandwidth.missing });
   const files = new Files({ models: options.models, cache: options.cache, llama });
-  const torch = new Torch(options.python);
+  const torch = torchEngine(options.python);
   const session = new Session({ options, recorder, bandwidth, files, llama, nodeLlama, torch, cpus: allowedCpus() });
   const wanted = scenarios.filter(
     ({ name, optional }) => (options.only ? options.only.includes(name) : !optional) && !options.skip.includes(name),

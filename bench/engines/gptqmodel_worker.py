@@ -14,6 +14,7 @@ import time
 def main() -> None:
     request = json.loads(sys.argv[1])
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # its pool asks for two, and refuses to start where it counts fewer
     import gptqmodel
 
     if request["task"] == "probe":

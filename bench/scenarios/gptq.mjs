@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { GptqModel } from '../engines/gptqmodel.mjs';
+import { gptqModelEngine } from '../engines/python.mjs';
 import { lowbit } from '../engines/lowbit.mjs';
 
 export const gptq = {
@@ -42,7 +42,7 @@ export const gptq = {
 
 /** One run of several minutes: the ratio does not hang on a few per cent. */
 async function peer(session, where, request) {
-  const gptqModel = new GptqModel(session.options.python);
+  const gptqModel = gptqModelEngine(session.options.python);
   const run = async () => {
     await rm(request.output, { recursive: true, force: true });
     return gptqModel.call({ task: 'quantize', ...request }, { timeoutSeconds: 3600 });

@@ -1,5 +1,7 @@
 // plan/: ops that make a row from rows: norms, gated activations, sums. They run on their own or, in front of a linear op, row by row
 // while their rows are quantised.
+#include <algorithm>
+
 #include "plan/executor.h"
 
 namespace lowbit {
@@ -33,10 +35,9 @@ InputRow Executor::ProducedRows(const Plan& plan, int index) {
       end = block.end;
       break;
     }
-  for (const View& view : LiveViews(plan, index + 1, end))
-    if (view.buffer == op.in.buffer && view.offset < op.in.offset + op.in.width && op.in.offset < view.offset + view.width)
-      return InputRow::kProduced;
-  return InputRow::kPassing;
+  const std::vector<View> live = LiveViews(plan, index + 1, end);
+  const bool read_later = std::any_of(live.begin(), live.end(), [&](const View& view) { return Overlap(view, op.in); });
+  return read_later ? InputRow::kProduced : InputRow::kPassing;
 }
 
 // And as far as the weights decide: they must be all integer ones in the order of the columns; two runs read the rows twice.

@@ -24,10 +24,6 @@ bool ViewOk(const Plan& plan, const View& v) {
   return v.offset >= 0 && v.width > 0 && v.offset <= width && v.width <= width - v.offset;
 }
 
-bool Overlap(const View& a, const View& b) {
-  return a.buffer == b.buffer && a.offset < b.offset + b.width && b.offset < a.offset + a.width;
-}
-
 Status CheckOp(const Plan& plan, int i, const Op& op) {
   const auto bad = [&](const char* what) { return Bad(i, op.kind, what); };
   const int n_weights = static_cast<int>(plan.weights.size());
@@ -218,8 +214,7 @@ bool Writes(const Plan& plan, OpRange range, const View& view) {
     const Op& op = plan.ops[static_cast<size_t>(i)];
     Accesses(op, &reads, &writes);
     if (op.kind == OpKind::kRope || op.kind == OpKind::kSoftcap) writes.push_back(op.in);  // in place
-    for (const View& v : writes)
-      if (v.buffer == view.buffer && v.offset < view.offset + view.width && view.offset < v.offset + v.width) return true;
+    if (std::any_of(writes.begin(), writes.end(), [&](const View& v) { return Overlap(v, view); })) return true;
   }
   return false;
 }

@@ -24,6 +24,10 @@ struct View {
   int width = 0;
 };
 
+inline bool Overlap(const View& a, const View& b) {
+  return a.buffer == b.buffer && a.offset < b.offset + b.width && b.offset < a.offset + a.width;
+}
+
 struct LinearOutput {
   int weight = 0;
   View out;

@@ -26,7 +26,7 @@ export interface SamplingOptions {
 export interface PromptLookupOptions {
   /** Most tokens of the end of the text that must have occurred before, 1 to 16; two are enough. Default 3. */
   readonly ngram?: number;
-  /** Most tokens guessed in one step, 1 to 7 (a step of up to 8 rows reads the weights once). Default 7. */
+  /** Most tokens guessed in one step, 1 to 7 (a step of up to 16 rows reads the weights once). Default 7. */
   readonly maxTokens?: number;
 }
 

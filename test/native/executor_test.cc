@@ -217,7 +217,7 @@ LOWBIT_TEST(LinearSumsParts) {
   }
 }
 
-// The bits of a row depend neither on the number of threads nor, up to eight rows, on those that share its step: for dense and
+// The bits of a row depend neither on the number of threads nor, up to sixteen rows, on those that share its step: for dense and
 // integer weights, outputs that are written and outputs that are added to.
 LOWBIT_TEST(LinearIsReproducible) {
   const int n = 700, k = 96, rows = 40;
@@ -272,7 +272,7 @@ LOWBIT_TEST(LinearIsReproducible) {
     const KernelTable& kernels = *ChooseKernels(IsaName(candidate.isa)).value();
     for (const bool integer : {false, true}) {
       const std::vector<float> single = run(kernels, integer, 1, 1);
-      for (int step : {2, 5, 8}) EXPECT(run(kernels, integer, 1, step) == single);
+      for (int step : {2, 5, 8, kSmallRows}) EXPECT(run(kernels, integer, 1, step) == single);
       EXPECT(run(kernels, integer, 4, 8) == single);
       const std::vector<float> many = run(kernels, integer, 1, rows);
       for (int threads : {2, 5}) EXPECT(run(kernels, integer, threads, rows) == many);
@@ -282,6 +282,75 @@ LOWBIT_TEST(LinearIsReproducible) {
         if (!(error <= worst)) worst = error;
       }
       EXPECT_NEAR(worst, 0, 1e-3);  // sums of 96 products of magnitude 10, in another order
+    }
+  }
+}
+
+// A norm or gated activation that makes its rows while they are quantised leaves the bits that it leaves on its own, and what a later
+// op reads of them.
+LOWBIT_TEST(ProducedRowsAreThoseOfSeparateOps) {
+  const int k = 64, ffn = 96, rows = 40;
+  std::mt19937 random(12);
+  std::vector<uint8_t> blocks(size_t(2 * ffn) * ffn / 32 * 34);  // enough Q8_0 blocks for every weight
+  for (size_t i = 0; i < blocks.size(); ++i)
+    blocks[i] = i % 34 == 0 ? 0x00 : i % 34 == 1 ? 0x20 : static_cast<uint8_t>(random() % 255 - 127);
+  for (const bool read_later : {false, true}) {
+    Plan plan;
+    plan.vocab_size = 1;
+    plan.hidden_size = k;
+    plan.max_seq_len = 64;
+    plan.buffers = {{"x", k}, {"normed", k}, {"ffn", 2 * ffn}, {"logits", 1}};
+    plan.weights = {{"up", 2 * ffn, k, -1}, {"down", k, ffn, -1}, {"side", k, k, -1}};
+    plan.vectors = {{"norm", k}};
+    plan.logits = {3, 0, 1};
+    Op norm, up, glu, down, side;
+    norm.kind = OpKind::kRmsNorm;
+    norm.in = {0, 0, k};
+    norm.out = {1, 0, k};
+    norm.group = k;
+    norm.factor = 1e-5f;
+    up.kind = down.kind = side.kind = OpKind::kLinear;
+    up.in = side.in = {1, 0, k};
+    up.outputs = {{0, {2, 0, 2 * ffn}, false}};
+    glu.kind = OpKind::kGlu;
+    glu.in = glu.out = down.in = {2, 0, ffn};
+    glu.in2 = {2, ffn, ffn};
+    down.outputs = {{1, {0, 0, k}, true}};
+    side.outputs = {{2, {0, 0, k}, true}};
+    plan.ops = {norm, up, glu, down};
+    if (read_later) plan.ops.push_back(side);
+    const int end = static_cast<int>(plan.ops.size());
+    plan.blocks = {{0, end}};
+    plan.epilogue = {end, end};
+    const std::vector<float> x = Random(size_t(rows) * k, 21);
+    for (const KernelCandidate& candidate : KernelCandidates()) {
+      if (!candidate.usable) continue;
+      const KernelTable& kernels = *ChooseKernels(IsaName(candidate.isa)).value();
+      const auto run = [&](int threads, int count, bool together) {
+        Pool pool(threads);
+        Bindings bindings;
+        bindings.vectors = {Random(size_t(k), 3)};
+        for (const WeightShape& w : plan.weights) {
+          bindings.weights.emplace_back();
+          bindings.weights.back().push_back(std::move(PackGguf("w", DType::kQ8_0, blocks.data(), w.n, w.k, {}).value()));
+        }
+        auto executor = Executor::Create(plan, bindings, kernels, pool, true, rows, 1);
+        EXPECT(executor.value()->NextStop(0) == 2 && executor.value()->NextStop(1) == 2 && executor.value()->NextStop(2) == 4);
+        Batch batch;
+        batch.rows = count;
+        batch.segments = {{0, 0, count, 0}};
+        EXPECT(executor.value()->Begin(batch).ok());
+        std::copy_n(x.begin(), count * k, executor.value()->Row({0, 0, k}, 0));
+        if (together) {
+          EXPECT(executor.value()->Run({0, end}, nullptr, nullptr).ok());
+        } else {
+          for (int i = 0; i < end; ++i) EXPECT(executor.value()->Run({i, i + 1}, nullptr, nullptr).ok());
+        }
+        const float* y = executor.value()->Row({0, 0, k}, 0);
+        return std::vector<float>(y, y + count * k);
+      };
+      for (const int count : {3, rows})
+        for (const int threads : {1, 3}) EXPECT(run(threads, count, true) == run(1, count, false));
     }
   }
 }

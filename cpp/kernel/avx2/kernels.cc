@@ -3,12 +3,12 @@
 
 #ifdef LOWBIT_AVX2
 #include "kernel/avx2/internal.h"
-#include "kernel/simd/table.h"
+#include "kernel/simd/table_x86.h"
 
 namespace lowbit {
 namespace {
 
-constexpr KernelTable kTable = TableOf("avx2", avx2::kGemmTile, avx2::AffineSmall, avx2::AffineGemm);
+constexpr KernelTable kTable = X86Table("avx2", avx2::kGemmTile, avx2::AffineSmall, avx2::AffineGemm);
 
 }  // namespace
 

@@ -3,12 +3,12 @@
 
 #ifdef LOWBIT_AVX512
 #include "kernel/avx512/internal.h"
-#include "kernel/simd/table.h"
+#include "kernel/simd/table_x86.h"
 
 namespace lowbit {
 namespace {
 
-constexpr KernelTable kTable = TableOf("avx512", avx512::kGemmTile, avx512::AffineSmall, avx512::AffineGemm);
+constexpr KernelTable kTable = X86Table("avx512", avx512::kGemmTile, avx512::AffineSmall, avx512::AffineGemm);
 
 }  // namespace
 

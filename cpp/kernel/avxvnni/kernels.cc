@@ -3,7 +3,7 @@
 
 #ifdef LOWBIT_AVXVNNI
 #include "kernel/avxvnni/internal.h"
-#include "kernel/simd/table.h"
+#include "kernel/simd/table_x86.h"
 
 namespace lowbit {
 namespace {
@@ -13,7 +13,7 @@ constexpr const char* kName = "avxvnni-evex";
 #else
 constexpr const char* kName = "avxvnni";
 #endif
-constexpr KernelTable kTable = TableOf(kName, avxvnni::kGemmTile, avxvnni::AffineSmall, avxvnni::AffineGemm);
+constexpr KernelTable kTable = X86Table(kName, avxvnni::kGemmTile, avxvnni::AffineSmall, avxvnni::AffineGemm);
 
 }  // namespace
 

@@ -1,31 +1,26 @@
-// kernel/simd: the kernel table of an x86 instruction set. Everything but the int8 products comes from the templates of this folder,
-// compiled for the lanes of the room that includes it.
+// kernel/simd: a kernel table made of the templates of this folder, compiled for the lanes of the room that includes it.
+// Included after the gemm_f32.h, dense_gemv.h and pack_rows.h of the instruction set.
 #pragma once
 
 #include "kernel/kernel.h"
 #include "kernel/simd/attend.h"
-#include "kernel/simd/dense_gemv.h"
-#include "kernel/simd/gemm_f32.h"
-#include "kernel/simd/pack_rows.h"
-#include "kernel/simd/pass.h"
-#include "kernel/simd/quantize_fours.h"
 #include "kernel/simd/unpack_panel.h"
 #include "kernel/simd/vector_ops.h"
 
 namespace lowbit {
 namespace {
 
-constexpr KernelTable TableOf(const char* name, int gemm_tile, decltype(KernelTable::affine_small) affine_small,
-                              decltype(KernelTable::affine_gemm) affine_gemm) {
+constexpr KernelTable TableOf(const char* name, int gemm_tile, int gemm_pass, decltype(KernelTable::quantize_rows) quantize_rows,
+                              decltype(KernelTable::affine_small) affine_small, decltype(KernelTable::affine_gemm) affine_gemm) {
   return {
       .name = name,
       .gemm_tile = gemm_tile,
-      .gemm_pass = kPassColumns,
+      .gemm_pass = gemm_pass,
       .gemm_f32 = GemmF32,
       .unpack_panel = UnpackPanel,
       .pack_rows = PackRows,
       .dense_gemv = DenseGemv,
-      .quantize_rows = QuantizeRowsByFours,
+      .quantize_rows = quantize_rows,
       .affine_small = affine_small,
       .affine_gemm = affine_gemm,
       .scores_f16 = ScoresF16,
