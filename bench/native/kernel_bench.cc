@@ -252,17 +252,41 @@ struct Format {
   const char* name;
   int bits, group;
   AffineKind kind;
+  DType blocks = DType::kF32;  // a GGUF type whose scales are coded
 };
-constexpr Format kFormats[] = {{"q4_0", 4, 32, AffineKind::kSymmetric},        {"q4_1", 4, 32, AffineKind::kMinimum},
-                               {"q8_0", 8, 32, AffineKind::kSymmetric},        {"g128", 4, 128, AffineKind::kZeroPoint},
-                               {"3 bit g128", 3, 128, AffineKind::kZeroPoint}, {"2 bit g128", 2, 128, AffineKind::kZeroPoint},
-                               {"8 bit g128", 8, 128, AffineKind::kSymmetric}, {"6 bit g16", 6, 16, AffineKind::kSymmetric}};
+constexpr Format kFormats[] = {{"q4_0", 4, 32, AffineKind::kSymmetric},
+                               {"q4_1", 4, 32, AffineKind::kMinimum},
+                               {"q8_0", 8, 32, AffineKind::kSymmetric},
+                               {"g128", 4, 128, AffineKind::kZeroPoint},
+                               {"3 bit g128", 3, 128, AffineKind::kZeroPoint},
+                               {"2 bit g128", 2, 128, AffineKind::kZeroPoint},
+                               {"8 bit g128", 8, 128, AffineKind::kSymmetric},
+                               {"6 bit g16", 6, 16, AffineKind::kSymmetric},
+                               {"q4_k", 4, 32, AffineKind::kMinimum, DType::kQ4_K},
+                               {"q6_k", 6, 16, AffineKind::kSymmetric, DType::kQ6_K}};
 
 struct Shape {
   int n, k;
 };
 
+Part CodedWeights(DType dtype, Shape shape) {
+  std::mt19937 random(7);
+  const DTypeInfo& info = Info(dtype);
+  const size_t block = static_cast<size_t>(info.block_bytes), d = dtype == DType::kQ6_K ? 208 : 0;
+  std::vector<uint8_t> rows(size_t(shape.n) * size_t(shape.k / info.block_values) * block);
+  for (uint8_t& byte : rows) byte = static_cast<uint8_t>(random());
+  for (size_t at = d; at < rows.size(); at += block) {
+    for (size_t half = at; half < at + (dtype == DType::kQ6_K ? 2 : 4); half += 2) {
+      rows[half] = 0;
+      rows[half + 1] = 0x14;  // 2^-10
+    }
+  }
+  Result<Part> part = PackGguf(info.name, dtype, rows.data(), shape.n, shape.k, {});
+  return part.ok() ? std::move(part.value()) : Part{};
+}
+
 Part Weights(const Format& format, Shape shape) {
+  if (format.blocks != DType::kF32) return CodedWeights(format.blocks, shape);
   std::mt19937 random(7);
   const size_t n = size_t(shape.n), k = size_t(shape.k), groups = (k + size_t(format.group) - 1) / size_t(format.group);
   std::vector<uint8_t> codes(n * k);
@@ -273,6 +297,8 @@ Part Weights(const Format& format, Shape shape) {
   Result<Part> part = PackAffine(format.name, {shape.n, shape.k, format.bits, format.group, format.kind, false, codes, scales, seconds});
   return part.ok() ? std::move(part.value()) : Part{};
 }
+
+bool Fits(const Format& format, Shape shape) { return format.blocks == DType::kF32 || shape.k % kSuperBlock == 0; }
 
 struct Activations {
   std::vector<float> x;
@@ -314,7 +340,7 @@ std::string Name(const char* what, const char* format, int m, Shape shape) {
 void BenchGemv(const Subject& subject) {
   for (const Format& format : kFormats) {
     for (const Shape shape : {Shape{1536, 576}, Shape{4096, 4096}}) {
-      if (shape.k % format.group != 0) continue;
+      if (!Fits(format, shape)) continue;
       const Part part = Weights(format, shape);
       const size_t bytes = part.bytes(), copies = kRotatingBytes / bytes + 1;
       Result<Block> arena = Block::Allocate(bytes * copies, MemoryClass::kWeights, "weights");
@@ -344,7 +370,7 @@ void BenchGemv(const Subject& subject) {
 void BenchGemm(const Subject& subject) {
   for (const Format& format : kFormats) {
     for (const Shape shape : {Shape{1536, 576}, Shape{576, 1536}, Shape{4096, 4096}}) {
-      if (shape.k % format.group != 0 && shape.k != 576) continue;
+      if (!Fits(format, shape)) continue;
       const int m = 512;
       const Part part = Weights(format, shape);
       Activations x(m, shape.k, subject.table->gemm_tile);
@@ -379,16 +405,17 @@ void BenchF32(const Subject& subject) {
 
 // Weights per second, from the second-level cache or beyond; no ceiling.
 void BenchUnpack(const Subject& subject) {
-  std::vector<float> out(576 * 16);
+  constexpr int kUnpacked = 768;
+  std::vector<float> out(size_t(kUnpacked) * 16);
   const auto run = [&](const PackedView& view, const char* name) {
     Measure(subject, Name("unpack", name, 1, {view.n, view.k}), "Gweights/s", 1e-9, double(view.n) * view.k, 40, nullptr, [&] {
       for (int panel = 0; panel < view.n / 16; ++panel) subject.table->unpack_panel(view, panel, 0, view.k, out.data());
     });
   };
-  for (const Format& format : kFormats) run(Weights(format, {1536, 576}).view, format.name);
-  const std::vector<uint16_t> ones(size_t(1536) * 576, 0x3c00);
+  for (const Format& format : kFormats) run(Weights(format, {1536, kUnpacked}).view, format.name);
+  const std::vector<uint16_t> ones(size_t(1536) * kUnpacked, 0x3c00);
   for (const DType dtype : {DType::kF16, DType::kBF16}) {
-    const Result<Part> part = PackDense("w", dtype, reinterpret_cast<const uint8_t*>(ones.data()), 1536, 576, {});
+    const Result<Part> part = PackDense("w", dtype, reinterpret_cast<const uint8_t*>(ones.data()), 1536, kUnpacked, {});
     if (part.ok()) run(part.value().view, dtype == DType::kF16 ? "f16" : "bf16");
   }
 }

@@ -48,7 +48,7 @@ struct FileRecord {
 struct WeightRecord {
   uint32_t weight;  // number in the plan
   int32_t n, k, bits, group_size;
-  uint8_t kind, affine, meta_f32, reserved;
+  uint8_t kind, affine, meta, reserved;
   uint64_t bytes;         // of its panels
   uint64_t stored_bytes;  // Part::stored_bytes
   uint64_t permutation;   // entries: 0 or k
@@ -138,7 +138,7 @@ const char* ReadParts(Cursor& table, const Plan& plan, const std::vector<int>& o
       view.bits = record.bits;
       view.group_size = record.group_size;
       view.affine = static_cast<AffineKind>(record.affine);
-      view.meta_f32 = record.meta_f32 != 0;
+      view.meta = static_cast<MetaKind>(record.meta);
     }
     part.kind = view.kind == PackedKind::kAffine ? PartKind::kAffine : PartKind::kDense;
     part.stored_bytes = static_cast<size_t>(record.stored_bytes);
@@ -319,7 +319,7 @@ Status WritePackedCache(const std::string& path, const CacheKey& key, bool trust
     record.group_size = part.view.group_size;
     record.kind = static_cast<uint8_t>(part.view.kind);
     record.affine = static_cast<uint8_t>(part.view.affine);
-    record.meta_f32 = part.view.meta_f32 ? 1 : 0;
+    record.meta = static_cast<uint8_t>(part.view.meta);
     record.bytes = part.bytes();
     record.stored_bytes = part.stored_bytes;
     record.permutation = part.permutation.size();

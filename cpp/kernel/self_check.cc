@@ -49,7 +49,7 @@ bool GemmIsRight(const KernelTable& table) {
   w.kind = PackedKind::kAffine;
   w.bits = 8;
   w.group_size = kSubBlock;
-  w.meta_f32 = true;
+  w.meta = MetaKind::kF32;
 
   std::vector<int8_t> q;
   std::vector<float> scale, scale_sum, y(rows * kOutputs, -1.0f);

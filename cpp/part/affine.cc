@@ -79,7 +79,7 @@ Result<Part> PackAffine(const char* name, const AffineSource& source) {
   part.view.bits = source.bits;
   part.view.group_size = whole_row ? (source.k + kSubBlock - 1) / kSubBlock * kSubBlock : source.group_size;
   part.view.affine = source.affine;
-  part.view.meta_f32 = source.meta_f32;
+  part.view.meta = source.meta_f32 ? MetaKind::kF32 : MetaKind::kF16;
   LOWBIT_RETURN_IF_ERROR(AllocatePanels(name, part));
   // minima cost as much as scales in a file, zero points as much as a code
   const size_t bits = static_cast<size_t>(source.bits), scale_bits = source.meta_f32 ? 32 : 16;

@@ -19,12 +19,11 @@ namespace {
 constexpr size_t kMaxBlockBytes = 256;
 constexpr size_t kLine = 64;
 
-// Where a block of 16 rows goes: the scale record of its first group, its first sub-block, and the bytes from one sub-block of the
-// block to the next (K-quants only; their units hold one sub-block each).
+// Where a block of 16 rows goes: its super-scales (K-quants), the scale record of its first group, its first sub-block.
 struct Target {
+  uint8_t* super;
   uint8_t* record;
   uint8_t* lines;
-  size_t unit_bytes;
 };
 
 using Blocks = const uint8_t* const[kPanelRows];
@@ -133,123 +132,109 @@ void PackQ8_0(Blocks blocks, const Target& to) {
   std::memcpy(to.lines, words, sizeof(words));
 }
 
-// The f16 field of every row at `offset`, as f32.
-void HalfLanes(Blocks blocks, size_t offset, float* out) {
-  for (size_t r = 0; r < kPanelRows; ++r) out[r] = HalfToFloat(HalfWordAt(blocks[r] + offset));
+// The f16 field of every row at `offset`, negated: what K-quants call a minimum is taken away.
+void NegatedHalfRecord(Blocks blocks, size_t offset, uint8_t* record) {
+  uint16_t halves[kPanelRows];
+  for (size_t r = 0; r < kPanelRows; ++r) halves[r] = HalfWordAt(blocks[r] + offset) ^ 0x8000u;
+  std::memcpy(record, halves, sizeof(halves));
 }
 
-// scale and minimum of one group for all rows, as f32 lanes.
-struct GroupLanes {
-  float scales[kPanelRows], minima[kPanelRows];
-};
-
-// Crumbs of Q2_K and Q3_K, 64 bytes from `offset`: per 128 columns 32 bytes, columns 32s..32s+31 in bits 2s and 2s+1.
-void CrumbPlanes(Blocks blocks, size_t offset, const Target& to, size_t plane_offset) {
+// Crumbs of Q2_K, Q3_K and Q6_K, 64 bytes from `offset`: per 128 columns 32 bytes, columns 32s..32s+31 in bits 2s and 2s+1.
+void CrumbPlanes(Blocks blocks, size_t offset, size_t sub_block_bytes, uint8_t* lines) {
   for (size_t half = 0; half < 2; ++half) {
     Lanes words[8];
     Gather<8>(blocks, offset + 32 * half, words);
-    for (size_t s = 0; s < 4; ++s) CrumbPlane(words, static_cast<int>(2 * s), to.lines + (4 * half + s) * to.unit_bytes + plane_offset);
+    for (size_t s = 0; s < 4; ++s) CrumbPlane(words, static_cast<int>(2 * s), lines + (4 * half + s) * sub_block_bytes);
   }
 }
 
 // Q2_K, 84 bytes: 16 x (low nibble scale, high nibble minimum), 64 bytes of crumbs, d, dmin; w = d*sc*q - dmin*m per 16.
 void PackQ2K(Blocks blocks, const Target& to) {
-  float d[kPanelRows], dmin[kPanelRows];
-  HalfLanes(blocks, 80, d);
-  HalfLanes(blocks, 82, dmin);
+  HalfRecord(blocks, 80, to.super);
+  NegatedHalfRecord(blocks, 82, to.super + 32);
   for (size_t g = 0; g < 16; ++g) {
-    GroupLanes lanes;
+    uint8_t* record = to.record + g * 32;
     for (size_t r = 0; r < kPanelRows; ++r) {
-      lanes.scales[r] = d[r] * static_cast<float>(blocks[r][g] & 15);
-      lanes.minima[r] = -(dmin[r] * static_cast<float>(blocks[r][g] >> 4));
+      record[r] = blocks[r][g] & 15;
+      record[kPanelRows + r] = blocks[r][g] >> 4;
     }
-    std::memcpy(to.record + g / 2 * to.unit_bytes + g % 2 * sizeof(lanes), &lanes, sizeof(lanes));
   }
-  CrumbPlanes(blocks, 16, to, 0);
+  CrumbPlanes(blocks, 16, 2 * kLine, to.lines);
 }
 
 // Q3_K, 110 bytes: 32 bytes of third bits (bit i of byte j: column 32i + j), 64 bytes of crumbs, 16 six-bit scales in 12 bytes,
 // d; w = d * (sc - 32) * (q - 4) per 16. Scale g: low nibble g (bytes 0-7: low nibbles 0-7, high nibbles 8-15), two high bits in
 // byte 8 + g%4 at bit 2*(g/4).
 void PackQ3K(Blocks blocks, const Target& to) {
-  float d[kPanelRows];
-  HalfLanes(blocks, 108, d);
+  HalfRecord(blocks, 108, to.super);
   for (size_t g = 0; g < 16; ++g) {
-    float scales[kPanelRows];
     for (size_t r = 0; r < kPanelRows; ++r) {
       const uint8_t* packed = blocks[r] + 96;
       const int low = packed[g % 8] >> (g / 8 * 4) & 15, high = packed[8 + g % 4] >> (g / 4 * 2) & 3;
-      scales[r] = d[r] * static_cast<float>((low | high << 4) - 32);
+      to.record[g * kPanelRows + r] = static_cast<uint8_t>((low | high << 4) - 32);
     }
-    std::memcpy(to.record + g / 2 * to.unit_bytes + g % 2 * sizeof(scales), scales, sizeof(scales));
   }
-  CrumbPlanes(blocks, 32, to, 0);
+  CrumbPlanes(blocks, 32, 3 * kLine, to.lines);
   Lanes third[8];
   Gather<8>(blocks, 0, third);
-  for (size_t s = 0; s < 8; ++s) LowBitPlane(third, static_cast<int>(s), to.lines + s * to.unit_bytes + 2 * kLine);
+  for (size_t s = 0; s < 8; ++s) LowBitPlane(third, static_cast<int>(s), to.lines + (3 * s + 2) * kLine);
 }
 
 // 8 six-bit scales and 8 six-bit minima in 12 bytes behind d and dmin, as Q4_K and Q5_K hold them.
 void ScalesAndMinima(Blocks blocks, const Target& to) {
-  GroupLanes groups[8];
+  HalfRecord(blocks, 0, to.super);
+  NegatedHalfRecord(blocks, 2, to.super + 32);
   for (size_t r = 0; r < kPanelRows; ++r) {
-    const float d = HalfToFloat(HalfWordAt(blocks[r])), dmin = HalfToFloat(HalfWordAt(blocks[r] + 2));
     const uint8_t* s = blocks[r] + 4;
     for (size_t j = 0; j < 8; ++j) {
       const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
       const int minimum = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | (s[j] >> 6) << 4;
-      groups[j].scales[r] = d * static_cast<float>(scale);
-      groups[j].minima[r] = -(dmin * static_cast<float>(minimum));
+      to.record[j * 32 + r] = static_cast<uint8_t>(scale);
+      to.record[j * 32 + kPanelRows + r] = static_cast<uint8_t>(minimum);
     }
   }
-  for (size_t j = 0; j < 8; ++j) std::memcpy(to.record + j * to.unit_bytes, &groups[j], sizeof(GroupLanes));
 }
 
 // Per 64 columns 32 bytes from `offset`: low nibbles are the first 32 columns, high nibbles the next 32.
-void WideNibbles(Blocks blocks, size_t offset, const Target& to) {
+void WideNibbles(Blocks blocks, size_t offset, size_t sub_block_bytes, uint8_t* lines) {
   for (size_t i = 0; i < 4; ++i) {
     Lanes words[8];
     Gather<8>(blocks, offset + 32 * i, words);
-    NibblePlane(words, 0, to.lines + 2 * i * to.unit_bytes);
-    NibblePlane(words, 4, to.lines + (2 * i + 1) * to.unit_bytes);
+    NibblePlane(words, 0, lines + 2 * i * sub_block_bytes);
+    NibblePlane(words, 4, lines + (2 * i + 1) * sub_block_bytes);
   }
 }
 
 // Q4_K, 144 bytes: d, dmin, 12 bytes of scales and minima, 128 bytes of nibbles; w = d*sc*q - dmin*m per 32.
 void PackQ4K(Blocks blocks, const Target& to) {
   ScalesAndMinima(blocks, to);
-  WideNibbles(blocks, 16, to);
+  WideNibbles(blocks, 16, 4 * kLine, to.lines);
 }
 
 // Q5_K, 176 bytes: as Q4_K with 32 bytes of fifth bits (bit i of byte j: column 32i + j) before the nibbles.
 void PackQ5K(Blocks blocks, const Target& to) {
   ScalesAndMinima(blocks, to);
-  WideNibbles(blocks, 48, to);
+  WideNibbles(blocks, 48, 5 * kLine, to.lines);
   Lanes fifth[8];
   Gather<8>(blocks, 16, fifth);
-  for (size_t s = 0; s < 8; ++s) LowBitPlane(fifth, static_cast<int>(s), to.lines + s * to.unit_bytes + 4 * kLine);
+  for (size_t s = 0; s < 8; ++s) LowBitPlane(fifth, static_cast<int>(s), to.lines + (5 * s + 4) * kLine);
 }
 
 // Q6_K, 210 bytes: 128 bytes of low nibbles, 64 bytes of high crumbs, 16 int8 scales, d; w = d * sc * (q - 32) per 16.
 // Per 128 columns: 64 bytes hold the nibbles of columns 0-63 (low) and 64-127 (high), 32 bytes the crumbs as in Q2_K.
 void PackQ6K(Blocks blocks, const Target& to) {
-  float d[kPanelRows];
-  HalfLanes(blocks, 208, d);
+  HalfRecord(blocks, 208, to.super);
   for (size_t g = 0; g < 16; ++g) {
-    float scales[kPanelRows];
-    for (size_t r = 0; r < kPanelRows; ++r) {
-      scales[r] = d[r] * static_cast<float>(static_cast<int8_t>(blocks[r][192 + g]));
-    }
-    std::memcpy(to.record + g / 2 * to.unit_bytes + g % 2 * sizeof(scales), scales, sizeof(scales));
+    for (size_t r = 0; r < kPanelRows; ++r) to.record[g * kPanelRows + r] = blocks[r][192 + g];
   }
   for (size_t i = 0; i < 4; ++i) {  // 32 bytes of nibbles: columns 128 * (i / 2) + 32 * (i % 2) and those 64 further
     Lanes words[8];
     Gather<8>(blocks, 32 * i, words);
-    uint8_t* lines = to.lines + (4 * (i / 2) + i % 2) * to.unit_bytes;
+    uint8_t* lines = to.lines + (4 * (i / 2) + i % 2) * 6 * kLine;
     NibblePlane(words, 0, lines);
-    NibblePlane(words, 4, lines + 2 * to.unit_bytes);
+    NibblePlane(words, 4, lines + 12 * kLine);
   }
-  CrumbPlanes(blocks, 128, to, 4 * kLine);
+  CrumbPlanes(blocks, 128, 6 * kLine, to.lines + 4 * kLine);
 }
 
 struct BlockFormat {
@@ -257,23 +242,23 @@ struct BlockFormat {
   int bits;
   int group_size;
   AffineKind affine;
-  bool meta_f32;
+  MetaKind meta;
   int halves[2];  // offsets of the f16 fields; twice the same where there is one
   uint8_t empty;  // the byte whose code is 0
   void (*pack)(Blocks blocks, const Target& to);
 };
 
 constexpr BlockFormat kFormats[] = {
-    {DType::kQ4_0, 4, 32, AffineKind::kSymmetric, false, {0, 0}, 0, PackQ4_0},
-    {DType::kQ4_1, 4, 32, AffineKind::kMinimum, false, {0, 2}, 0, PackQ4_1},
-    {DType::kQ5_0, 5, 32, AffineKind::kSymmetric, false, {0, 0}, 0, PackQ5_0},
-    {DType::kQ5_1, 5, 32, AffineKind::kMinimum, false, {0, 2}, 0, PackQ5_1},
-    {DType::kQ8_0, 8, 32, AffineKind::kSymmetric, false, {0, 0}, 0x80, PackQ8_0},
-    {DType::kQ2_K, 2, 16, AffineKind::kMinimum, true, {80, 82}, 0, PackQ2K},
-    {DType::kQ3_K, 3, 16, AffineKind::kSymmetric, true, {108, 108}, 0, PackQ3K},
-    {DType::kQ4_K, 4, 32, AffineKind::kMinimum, true, {0, 2}, 0, PackQ4K},
-    {DType::kQ5_K, 5, 32, AffineKind::kMinimum, true, {0, 2}, 0, PackQ5K},
-    {DType::kQ6_K, 6, 16, AffineKind::kSymmetric, true, {208, 208}, 0, PackQ6K},
+    {DType::kQ4_0, 4, 32, AffineKind::kSymmetric, MetaKind::kF16, {0, 0}, 0, PackQ4_0},
+    {DType::kQ4_1, 4, 32, AffineKind::kMinimum, MetaKind::kF16, {0, 2}, 0, PackQ4_1},
+    {DType::kQ5_0, 5, 32, AffineKind::kSymmetric, MetaKind::kF16, {0, 0}, 0, PackQ5_0},
+    {DType::kQ5_1, 5, 32, AffineKind::kMinimum, MetaKind::kF16, {0, 2}, 0, PackQ5_1},
+    {DType::kQ8_0, 8, 32, AffineKind::kSymmetric, MetaKind::kF16, {0, 0}, 0x80, PackQ8_0},
+    {DType::kQ2_K, 2, 16, AffineKind::kMinimum, MetaKind::kCoded, {80, 82}, 0, PackQ2K},
+    {DType::kQ3_K, 3, 16, AffineKind::kSymmetric, MetaKind::kCoded, {108, 108}, 0, PackQ3K},
+    {DType::kQ4_K, 4, 32, AffineKind::kMinimum, MetaKind::kCoded, {0, 2}, 0, PackQ4K},
+    {DType::kQ5_K, 5, 32, AffineKind::kMinimum, MetaKind::kCoded, {0, 2}, 0, PackQ5K},
+    {DType::kQ6_K, 6, 16, AffineKind::kSymmetric, MetaKind::kCoded, {208, 208}, 0, PackQ6K},
 };
 
 const BlockFormat* FindFormat(DType dtype) {
@@ -297,7 +282,7 @@ class GgufBlocks final : public Packer {
     part_.view.bits = format.bits;
     part_.view.group_size = format.group_size;
     part_.view.affine = format.affine;
-    part_.view.meta_f32 = format.meta_f32;
+    part_.view.meta = format.meta;
     part_.view.panel_bytes = PackedPanelBytes(part_.view);
     part_.stored_bytes = static_cast<size_t>(n) * blocks_ * block_bytes_;
   }
@@ -312,16 +297,15 @@ class GgufBlocks final : public Packer {
     for (int p = panel0; p < panel1; ++p, panels += part_.view.panel_bytes) {
       const uint8_t* blocks[kPanelRows];
       size_t step[kPanelRows];
-      int rows = 0;
       for (int r = 0; r < kPanelRows; ++r) {
         const int row = SourceRow(map_, part_.view.n, p * kPanelRows + r);
         blocks[r] = row < 0 ? empty : rows_ + static_cast<size_t>(row) * blocks_ * block_bytes_;
         step[r] = row < 0 ? 0 : block_bytes_;
-        rows += row >= 0;
       }
       uint32_t infinite = 0;
       for (size_t b = 0; b < blocks_; ++b) {
-        const Target to = {panels + layout.RecordOffset(b * groups), panels + layout.SubBlockOffset(b * sub_blocks), layout.unit_bytes};
+        const Target to = {panels + layout.SuperOffset(b * groups), panels + layout.RecordOffset(b * groups),
+                           panels + layout.SubBlockOffset(b * sub_blocks)};
         format_.pack(blocks, to);
         for (int r = 0; r < kPanelRows; ++r) {
           for (const int offset : format_.halves) infinite |= (HalfWordAt(blocks[r] + offset) & 0x7c00u) == 0x7c00u;
@@ -333,23 +317,11 @@ class GgufBlocks final : public Packer {
                      "Tensor %s holds a block scale that is not finite near row %d; download the file again or use another checkpoint",
                      name(), p * kPanelRows);
       }
-      if (rows < kPanelRows) ClearPaddingLanes(part_.view, layout, rows, panels);
     }
     return Status::Ok();
   }
 
  private:
-  // Products of K-quants with an empty block's zero scale can be -0; padding is +0.
-  static void ClearPaddingLanes(const PackedView& view, const AffineLayout& layout, int rows, uint8_t* panel) {
-    float scales[kPanelRows], seconds[kPanelRows];
-    for (size_t g = 0; g < layout.groups; ++g) {
-      uint8_t* record = panel + layout.RecordOffset(g);
-      LoadRecord(view, record, scales, seconds);
-      for (int r = rows; r < kPanelRows; ++r) scales[r] = seconds[r] = 0;
-      StoreRecord(view, scales, seconds, record);
-    }
-  }
-
   const BlockFormat& format_;
   const uint8_t* rows_;
   const RowMap map_;

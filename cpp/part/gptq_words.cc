@@ -233,7 +233,7 @@ class GptqWords final : public Packer {
                             : t.group_size % kSubBlock == 0 ? t.group_size
                                                             : 16;
     part_.view.affine = symmetric ? AffineKind::kSymmetric : AffineKind::kZeroPoint;
-    part_.view.meta_f32 = !half;
+    part_.view.meta = half ? MetaKind::kF16 : MetaKind::kF32;
     part_.view.panel_bytes = PackedPanelBytes(part_.view);
     part_.stored_bytes = reader.n * reader.k * reader.bits / 8 +
                          reader.groups * reader.n * static_cast<size_t>(Info(t.scales_dtype).block_bytes) +

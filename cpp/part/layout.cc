@@ -51,19 +51,23 @@ Status CheckFormat(const char* name, const PackedView& format) {
       format.group_size == 16 || (format.group_size >= kSubBlock && format.group_size % kSubBlock == 0 && format.group_size <= whole_row);
   const bool affine =
       format.affine == AffineKind::kSymmetric || format.affine == AffineKind::kMinimum || format.affine == AffineKind::kZeroPoint;
-  if (format.kind == PackedKind::kAffine && group && affine && format.bits >= 1 && format.bits <= 8) return Status::Ok();
+  const bool coded = format.meta == MetaKind::kCoded && format.group_size <= kSubBlock && format.k % kSuperBlock == 0 &&
+                     format.affine != AffineKind::kZeroPoint;
+  const bool meta = coded || format.meta == MetaKind::kF16 || format.meta == MetaKind::kF32;
+  if (format.kind == PackedKind::kAffine && group && affine && meta && format.bits >= 1 && format.bits <= 8) return Status::Ok();
   return Error(Code::kInvalidArgument, "There is no packed format of kind %d with %d bits and groups of %d columns, as %s has it",
                static_cast<int>(format.kind), format.bits, format.group_size, name);
 }
 
 AffineLayout::AffineLayout(const PackedView& format) {
-  const bool symmetric = format.affine == AffineKind::kSymmetric;
+  const bool symmetric = format.affine == AffineKind::kSymmetric, coded = format.meta == MetaKind::kCoded;
   sub_blocks = DivideUp(static_cast<size_t>(format.k), kSubBlock);
   groups = DivideUp(sub_blocks * kSubBlock, static_cast<size_t>(format.group_size));
-  record_bytes = size_t(kPanelRows) * (format.meta_f32 ? 4 : 2) * (symmetric ? 1 : 2);
-  unit_records = format.group_size == 16 || record_bytes < 64 ? 2 : 1;
+  super_bytes = coded ? 64 : 0;
+  record_bytes = size_t(kPanelRows) * (coded ? 1 : format.meta == MetaKind::kF32 ? 4 : 2) * (symmetric ? 1 : 2);
+  unit_records = coded ? static_cast<size_t>(kSuperBlock / format.group_size) : format.group_size == 16 || record_bytes < 64 ? 2 : 1;
   unit_sub_blocks = static_cast<size_t>(format.group_size) * unit_records / kSubBlock;
-  meta_bytes = unit_records * record_bytes;
+  meta_bytes = super_bytes + unit_records * record_bytes;
   sub_block_bytes = size_t(64) * static_cast<size_t>(format.bits);
   unit_bytes = meta_bytes + unit_sub_blocks * sub_block_bytes;
   panel_bytes = DivideUp(sub_blocks, unit_sub_blocks) * meta_bytes + sub_blocks * sub_block_bytes;
@@ -120,7 +124,7 @@ void StoreRecord(const PackedView& format, const float scales[kPanelRows], const
   const int vectors = format.affine == AffineKind::kSymmetric ? 1 : 2;
   for (int v = 0; v < vectors; ++v) {
     const float* source = v == 0 ? scales : seconds;
-    if (format.meta_f32) {
+    if (format.meta == MetaKind::kF32) {
       std::memcpy(record, source, kPanelRows * sizeof(float));
       record += kPanelRows * sizeof(float);
       continue;
@@ -132,17 +136,19 @@ void StoreRecord(const PackedView& format, const float scales[kPanelRows], const
   }
 }
 
-void LoadRecord(const PackedView& format, const uint8_t* record, float scales[kPanelRows], float seconds[kPanelRows]) {
-  const size_t lane = format.meta_f32 ? 4 : 2;
+void LoadRecord(const PackedView& format, const AffineLayout& layout, const uint8_t* panel, size_t group, float scales[kPanelRows],
+                float seconds[kPanelRows]) {
+  const uint8_t* record = panel + layout.RecordOffset(group);
+  const uint8_t* super = panel + layout.SuperOffset(group);
+  const auto value = [&](size_t i) {  // number i of the record: 16 scales, 16 seconds
+    if (format.meta == MetaKind::kF32) return Read<float>(record + 4 * i);
+    if (format.meta == MetaKind::kF16) return HalfToFloat(Read<uint16_t>(record + 2 * i));
+    return HalfToFloat(Read<uint16_t>(super + 2 * i)) * static_cast<float>(static_cast<int8_t>(record[i]));
+  };
+  const bool symmetric = format.affine == AffineKind::kSymmetric;
   for (size_t r = 0; r < kPanelRows; ++r) {
-    const uint8_t* scale = record + r * lane;
-    const uint8_t* second = scale + kPanelRows * lane;
-    scales[r] = format.meta_f32 ? Read<float>(scale) : HalfToFloat(Read<uint16_t>(scale));
-    if (format.affine == AffineKind::kSymmetric) {
-      seconds[r] = static_cast<float>(1 << (format.bits - 1));
-    } else {
-      seconds[r] = format.meta_f32 ? Read<float>(second) : HalfToFloat(Read<uint16_t>(second));
-    }
+    scales[r] = value(r);
+    seconds[r] = symmetric ? static_cast<float>(1 << (format.bits - 1)) : value(kPanelRows + r);
   }
 }
 
@@ -193,7 +199,7 @@ float WeightAt(const PackedView& view, int row, int column) {
       break;
   }
   float scales[kPanelRows], seconds[kPanelRows];
-  LoadRecord(view, panel + AffineLayout(view).RecordOffset(c / static_cast<size_t>(view.group_size)), scales, seconds);
+  LoadRecord(view, AffineLayout(view), panel, c / static_cast<size_t>(view.group_size), scales, seconds);
   const float code = static_cast<float>(CodeAt(view, row, column));
   return view.affine == AffineKind::kMinimum ? scales[r] * code + seconds[r] : scales[r] * (code - seconds[r]);
 }

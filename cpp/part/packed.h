@@ -18,7 +18,7 @@
 //     kSymmetric : scale only; zero = 2^(bits-1)                      Q4_0, Q5_0, Q8_0, Q3_K, Q6_K, symmetric GPTQ
 //     kMinimum   : scale, minimum; w = scale*code + minimum           Q4_1, Q5_1, Q2_K, Q4_K, Q5_K
 //     kZeroPoint : scale, zero (an exact integer); w = scale*(code-zero)   asymmetric GPTQ/RTN
-//   Meta entries are 16 lanes of f16 or f32 (meta_f32). One meta record per group:
+//   Meta entries are 16 lanes of f16 or f32 (MetaKind), or of codes. One meta record per group:
 //     f16 symmetric: 32 bytes; two consecutive groups share one 64-byte line, placed in front of the first of the two
 //                    (second half unused when the number of groups is odd);
 //     f16 minimum/zero: one line, [scale 16][second 16];
@@ -26,6 +26,11 @@
 //   group_size 16: the record pair of both halves is in front of each sub-block: f16 symmetric one line [g0][g1];
 //     f16 minimum/zero two lines (record g0, record g1); f32 symmetric two lines; f32 minimum/zero four lines. Groups are
 //     counted in pairs; k is padded to 32.
+//   coded (K-quants: group_size 16 or 32, k a multiple of 256, kSymmetric or kMinimum): 256 columns share super-scales, and
+//     the records hold what multiplies them as int8: scale = super_scale * code, minimum = super_minimum * code, both exact
+//     in f32. In front of 256 columns: one line [super-scales 16 f16][super-minima 16 f16, zeros if kSymmetric], then the
+//     records of its 8 or 16 groups, [scale codes 16 int8] and, for kMinimum, [minimum codes 16 int8]. 4.625 bits per weight
+//     for Q4_K and 6.625 for Q6_K, where f32 records would be 6 and 8.
 //   "unit" below = what repeats along k: meta plus the sub-blocks it speaks for.
 //
 // DENSE panel: f32: line per column [16 f32]; f16: half a line per column [16 f16], columns padded to even;
@@ -38,13 +43,15 @@
 namespace lowbit {
 
 // Written into files of packed weights; raise it with every change of what this header says.
-constexpr uint32_t kPackedLayoutVersion = 1;
+constexpr uint32_t kPackedLayoutVersion = 2;
 
 constexpr int kPanelRows = 16;
-constexpr int kSubBlock = 32;  // columns
+constexpr int kSubBlock = 32;     // columns
+constexpr int kSuperBlock = 256;  // columns that share the super-scales of MetaKind::kCoded
 
 enum class PackedKind : uint8_t { kAffine, kDenseF32, kDenseF16, kDenseBf16 };
 enum class AffineKind : uint8_t { kSymmetric, kMinimum, kZeroPoint };
+enum class MetaKind : uint8_t { kF16, kF32, kCoded };
 
 // Plain data, so that ISA translation units can read it without emitting shared inline functions.
 struct PackedView {
@@ -56,7 +63,7 @@ struct PackedView {
   int bits = 0;
   int group_size = 0;  // 16, or a multiple of 32 (the whole row: k rounded up to 32)
   AffineKind affine = AffineKind::kSymmetric;
-  bool meta_f32 = false;
+  MetaKind meta = MetaKind::kF16;
 };
 
 }  // namespace lowbit

@@ -56,7 +56,7 @@ struct AffineSource {
 };
 Result<Part> PackAffine(const char* name, const AffineSource& source);
 
-// Bytes of one panel / of the whole packed matrix for this format (view.n, k, kind, bits, group_size, affine, meta_f32).
+// Bytes of one panel / of the whole packed matrix for this format (view.n, k, kind, bits, group_size, affine, meta).
 size_t PackedPanelBytes(const PackedView& format);
 size_t PackedBytes(const PackedView& format);
 
@@ -69,7 +69,7 @@ int CodeAt(const PackedView& view, int row, int column);
 float WeightAt(const PackedView& view, int row, int column);
 
 // ---- gguf_blocks.cc, gguf_decode.cc: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K [n, k] -> affine part.
-// Scales of K-quants are products that f16 cannot hold, so those parts use meta_f32.
+// Scales of K-quants are products that f16 cannot hold; those parts keep both factors (MetaKind::kCoded).
 Result<Part> PackGguf(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
 // Decodes `count` values (a multiple of the block) of one row to float; used for 1-D tensors and as test reference.
 Status DecodeGguf(DType dtype, const uint8_t* blocks, int64_t count, float* out);

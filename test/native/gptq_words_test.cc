@@ -145,7 +145,7 @@ LOWBIT_TEST(gptq_round_trip) {
           const Result<Part> part = PackAndCompare(layer);
           if (!part.ok()) continue;
           EXPECT(part.value().permutation.empty());
-          EXPECT(!part.value().view.meta_f32);
+          EXPECT(part.value().view.meta == MetaKind::kF16);
           EXPECT(part.value().view.group_size == (group_size >= k ? k : group_size == 48 ? 16 : group_size));
           const size_t cells = size_t(n) * size_t(layer.groups);
           EXPECT(part.value().stored_bytes == size_t(n * k * bits / 8) + cells * 2 + cells * size_t(bits) / 8);
@@ -240,18 +240,18 @@ LOWBIT_TEST(gptq_scale_types) {
   std::vector<float> f32(64, 0.25f);
   std::vector<uint16_t> bf16(64, FloatToBfloat16(0.25f));
   Result<Part> part = pack(DType::kF32, f32);
-  EXPECT(part.ok() && !part.value().view.meta_f32);
+  EXPECT(part.ok() && part.value().view.meta == MetaKind::kF16);
   part = pack(DType::kBF16, bf16);
-  EXPECT(part.ok() && !part.value().view.meta_f32);
+  EXPECT(part.ok() && part.value().view.meta == MetaKind::kF16);
   f32[63] = 0.1f;
   bf16[63] = FloatToBfloat16(1e-12f);  // below what f16 holds
   part = pack(DType::kF32, f32);
-  if (EXPECT(part.ok() && part.value().view.meta_f32)) {
+  if (EXPECT(part.ok() && part.value().view.meta == MetaKind::kF32)) {
     EXPECT(WeightAt(part.value().view, 31, 63) == 0.1f * static_cast<float>(layer.codes[31 * 64 + 63] - layer.zeros[31 * 2 + 1]));
     EXPECT(WeightAt(part.value().view, 30, 0) == 0.25f * static_cast<float>(layer.codes[30 * 64] - layer.zeros[30 * 2]));
   }
   part = pack(DType::kBF16, bf16);
-  EXPECT(part.ok() && part.value().view.meta_f32);
+  EXPECT(part.ok() && part.value().view.meta == MetaKind::kF32);
   f32[3] = std::nanf("");
   EXPECT_ERROR(pack(DType::kF32, f32).status(), Code::kCorruptFile, "GPTQ scales of w hold a value that is not finite at group 0, row 3");
   std::vector<uint16_t> f16(64, 0x3c00);

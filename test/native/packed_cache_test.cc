@@ -92,7 +92,7 @@ bool SameWeights(const std::vector<Part>& a, const std::vector<Part>& b) {
   for (size_t i = 0; i < a.size(); ++i) {
     const PackedView &v = a[i].view, &w = b[i].view;
     if (v.n != w.n || v.k != w.k || v.kind != w.kind || v.bits != w.bits || v.group_size != w.group_size || v.affine != w.affine ||
-        v.meta_f32 != w.meta_f32 || v.panel_bytes != w.panel_bytes || a[i].permutation != b[i].permutation || a[i].kind != b[i].kind ||
+        v.meta != w.meta || v.panel_bytes != w.panel_bytes || a[i].permutation != b[i].permutation || a[i].kind != b[i].kind ||
         a[i].stored_bytes != b[i].stored_bytes || std::memcmp(v.data, w.data, a[i].bytes()) != 0)
       return false;
   }

@@ -56,7 +56,7 @@ LOWBIT_TEST(requantizing_stays_within_half_a_step) {
       const Result<Part> part = PackWhole(RequantizingPacker("w", std::move(source.value()), bits, RefKernels()->unpack_panel));
       if (!EXPECT(part.ok())) continue;
       const PackedView& view = part.value().view;
-      EXPECT(view.bits == bits && view.group_size == 32 && !view.meta_f32);
+      EXPECT(view.bits == bits && view.group_size == 32 && view.meta == MetaKind::kF16);
       EXPECT(view.affine == (bits >= 6 ? AffineKind::kSymmetric : AffineKind::kMinimum));
       size_t wrong = 0;
       for (int i = 0; i < n; ++i) {

@@ -50,7 +50,7 @@ PackedView Format(int n, int k, int bits, int group_size, AffineKind kind, bool 
   view.bits = bits;
   view.group_size = group_size;
   view.affine = kind;
-  view.meta_f32 = meta_f32;
+  view.meta = meta_f32 ? MetaKind::kF32 : MetaKind::kF16;
   return view;
 }
 
@@ -73,6 +73,22 @@ LOWBIT_TEST(part_panel_bytes) {
   EXPECT(PackedPanelBytes(Format(16, 33, 3, 16, sym, false)) == 2 * (64 + 3 * 64));
   EXPECT(PackedPanelBytes(Format(16, 33, 2, 16, min, false)) == 2 * (2 * 64 + 2 * 64));
   EXPECT(PackedPanelBytes(Format(16, 33, 6, 16, sym, true)) == 2 * (2 * 64 + 6 * 64));
+  const auto coded = [&](int bits, int group_size, AffineKind kind) {
+    PackedView view = Format(16, 512, bits, group_size, kind, false);
+    view.meta = MetaKind::kCoded;
+    return view;
+  };
+  EXPECT(PackedPanelBytes(coded(4, 32, min)) == 2 * (64 + 8 * 32 + 8 * 4 * 64));   // Q4_K
+  EXPECT(PackedPanelBytes(coded(6, 16, sym)) == 2 * (64 + 16 * 16 + 8 * 6 * 64));  // Q6_K
+  EXPECT(PackedPanelBytes(coded(2, 16, min)) == 2 * (64 + 16 * 32 + 8 * 2 * 64));  // Q2_K
+  EXPECT(CheckFormat("w", coded(4, 32, min)).ok());
+  EXPECT(!CheckFormat("w", coded(4, 64, min)).ok() && !CheckFormat("w", coded(4, 32, zero)).ok());
+  PackedView ragged = coded(4, 32, min);
+  ragged.k = 480;
+  EXPECT(!CheckFormat("w", ragged).ok());
+  ragged.k = 512;
+  ragged.meta = static_cast<MetaKind>(3);
+  EXPECT(!CheckFormat("w", ragged).ok());
   EXPECT(PackedPanelBytes(Format(16, 33, 2, 16, min, true)) == 2 * (4 * 64 + 2 * 64));
   PackedView dense;
   dense.n = 17;

@@ -14,6 +14,7 @@
 #include "check.h"
 #include "kernel/kernel.h"
 #include "kernel_tables.h"
+#include "part/layout.h"
 #include "part/part.h"
 
 using namespace lowbit;
@@ -27,8 +28,8 @@ enum class Values { kRandom, kIntegers, kExtremes };
 
 // What goes into a packed matrix, kept as the reference.
 struct Source {
-  int n, k, bits, group, groups;
-  AffineKind kind;
+  int n, k, bits = 0, group = 0, groups = 0;
+  AffineKind kind = AffineKind::kSymmetric;
   std::vector<uint8_t> codes;
   std::vector<float> scales, seconds;
   Part part;
@@ -57,6 +58,38 @@ struct Source {
     if (packed.ok()) part = std::move(packed.value());
     name = std::to_string(bits) + " bits, group " + std::to_string(group) + ", kind " + std::to_string(int(kind)) +
            (meta_f32 ? ", f32" : ", f16") + ", n " + std::to_string(n) + ", k " + std::to_string(k);
+  }
+  // A K-quant: super-scales and codes of scales (MetaKind::kCoded), as gguf_test compares them with the definition of the format.
+  Source(std::mt19937& random, DType dtype, int rows, int blocks) : n(rows), k(blocks * kSuperBlock) {
+    const size_t block_bytes = size_t(Info(dtype).block_bytes);
+    std::vector<uint8_t> bytes(size_t(n * blocks) * block_bytes);
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+    const size_t d = dtype == DType::kQ2_K ? 80 : dtype == DType::kQ3_K ? 108 : dtype == DType::kQ6_K ? 208 : 0;
+    for (size_t at = d; at < bytes.size(); at += block_bytes) {
+      for (size_t half = at; half < at + (dtype == DType::kQ3_K || dtype == DType::kQ6_K ? 2 : 4); half += 2) {
+        const uint16_t value = FloatToHalf(0.001f * Uniform(random));
+        std::memcpy(&bytes[half], &value, 2);
+      }
+    }
+    Result<Part> packed = PackGguf("w", dtype, bytes.data(), n, k, {});
+    if (!EXPECT(packed.ok())) return;
+    part = std::move(packed.value());
+    const PackedView& view = part.view;
+    bits = view.bits;
+    group = view.group_size;
+    groups = k / group;
+    kind = view.affine;
+    name = std::string(Info(dtype).name) + ", n " + std::to_string(n) + ", k " + std::to_string(k);
+    const AffineLayout layout(view);
+    for (int row = 0; row < n; ++row) {
+      for (int c = 0; c < k; ++c) codes.push_back(static_cast<uint8_t>(CodeAt(view, row, c)));
+      for (int g = 0; g < groups; ++g) {
+        float scale[kPanelRows], second[kPanelRows];
+        LoadRecord(view, layout, view.data + size_t(row / kPanelRows) * view.panel_bytes, size_t(g), scale, second);
+        scales.push_back(scale[row % kPanelRows]);
+        if (kind != AffineKind::kSymmetric) seconds.push_back(second[row % kPanelRows]);
+      }
+    }
   }
   double Scale(int row, int column) const { return double(scales[size_t(row) * size_t(groups) + size_t(column / group)]); }
   double Second(int row, int column) const {
@@ -180,6 +213,7 @@ void CheckProduct(const KernelTable& t, std::mt19937& random, const Source& sour
 
 const int kRowsOfW[] = {1, 15, 16, 17, 33, 48}, kColumns[] = {16, 31, 32, 33, 96, 160, 576}, kGroups[] = {16, 32, 64, 128, 0};
 constexpr int kMostRows = 33;  // of activations
+constexpr DType kCodedTypes[] = {DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 constexpr AffineKind kKinds[] = {AffineKind::kSymmetric, AffineKind::kMinimum, AffineKind::kZeroPoint};
 
 // body(bits, group, kind, meta_f32, serial number)
@@ -218,6 +252,20 @@ LOWBIT_TEST(simd_affine_products) {
         CheckProduct(*t, random, source, (pick + pick / kMostRows) % kMostRows + 1, true, pick % 3 == 1, Values::kRandom);
       }
     });
+  }
+}
+
+// Rows of one super-block, of some, and of several passes that cut them.
+LOWBIT_TEST(simd_affine_products_of_coded_scales) {
+  std::mt19937 random(79);
+  for (const DType dtype : kCodedTypes) {
+    for (const auto& [n, blocks] : {std::pair{1, 1}, {33, 3}, {17, 2 * 4096 / kSuperBlock + 1}}) {
+      const Source source(random, dtype, n, blocks);
+      for (const KernelTable* t : Tables()) {
+        for (const int m : {1, 2, 4, 7, kSmallRows}) CheckProduct(*t, random, source, m, false, m == 2, Values::kRandom);
+        for (const int m : {1, 13, kMostRows}) CheckProduct(*t, random, source, m, true, m == 13, Values::kRandom);
+      }
+    }
   }
 }
 
@@ -337,6 +385,11 @@ LOWBIT_TEST(simd_unpack_panel) {
       const int k0 = static_cast<int>(random() % unsigned((k + 31) / 32)) * 32;
       check(*t, source.part.view, k0, static_cast<int>(random() % unsigned(k - k0)) + 1, source.name);
     });
+    for (const DType dtype : kCodedTypes) {
+      const Source source(random, dtype, 19, 3);
+      check(*t, source.part.view, 0, source.k, source.name);
+      for (const int k0 : {32, 224, 288}) check(*t, source.part.view, k0, source.k - k0 - 5, source.name);
+    }
     for (const auto& [dtype, size] : {std::pair{DType::kF32, 4}, std::pair{DType::kF16, 2}, std::pair{DType::kBF16, 2}}) {
       for (const int k : {1, 7, 33, 96}) {
         std::vector<uint8_t> bytes(size_t(19 * k * size));

@@ -54,7 +54,7 @@ LOWBIT_INLINE void UnpackBlock(const uint8_t* codes, Int centre, uint8_t* out) {
 // One panel of a pass: codes to [block][16 lines][32 columns], scales to [group][lines][16 rows].
 template <int kBits>
 void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const Pass& pass, uint8_t* out, float* line) {
-  const bool meta_f32 = w.meta_f32, zero_point = w.affine == AffineKind::kZeroPoint, symmetric = w.affine == AffineKind::kSymmetric;
+  const bool symmetric = w.affine == AffineKind::kSymmetric;
   // what makes the codes signed: the zero point where it is the same for all, else 128, which the offsets give back
   const int centre = symmetric ? 1 << (kBits - 1) : kBits == 8 ? 128 : 0;
   const Int centres = SetByte(centre);
@@ -64,12 +64,12 @@ void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const
   for (int block = 0; block < pass.blocks; ++block, out += kBlockBytes) {
     if (block % pass.run == 0) {
       for (int h = 0; h < (layout.halves ? 2 : 1); ++h) {
-        const uint8_t* record = cursor.meta + static_cast<size_t>(h) * layout.record_bytes;
-        const Float scales = LoadScales(record, meta_f32, 0);
+        const Record record = HalfOf(layout, cursor.record, h);
+        const Float scales = LoadScales(record, w.meta, 0);
         Store(line, scales);
         line += kPanelRows;
         if (symmetric) continue;
-        Store(line, Fma(scales, Set(static_cast<float>(centre)), LoadOffsets(record, meta_f32, zero_point, 0, scales)));
+        Store(line, Fma(scales, Set(static_cast<float>(centre)), LoadOffsets(record, w.meta, layout.zero_point, 0, scales)));
         line += kPanelRows;
       }
     }

@@ -35,6 +35,9 @@ LOWBIT_INLINE Float Load(const float* p, First part) { return _mm256_maskload_ps
 LOWBIT_INLINE void Store(float* p, Float v, All = {}) { _mm256_storeu_ps(p, v); }
 LOWBIT_INLINE void Store(float* p, Float v, First part) { _mm256_maskstore_ps(p, Mask(part), v); }
 LOWBIT_INLINE Float LoadHalf(const void* p, All = {}) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+LOWBIT_INLINE Float LoadInt8(const void* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+}
 LOWBIT_INLINE Float LoadHalf(const void* p, First part) {
   uint16_t values[8] = {};
   std::memcpy(values, p, static_cast<size_t>(part.count) * sizeof(uint16_t));

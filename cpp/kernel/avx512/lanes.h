@@ -44,6 +44,9 @@ LOWBIT_INLINE Float Load(const float* p, First part) { return _mm512_maskz_loadu
 LOWBIT_INLINE void Store(float* p, Float v, All = {}) { _mm512_storeu_ps(p, v); }
 LOWBIT_INLINE void Store(float* p, Float v, First part) { _mm512_mask_storeu_ps(p, Mask(part), v); }
 LOWBIT_INLINE Float LoadHalf(const void* p, All = {}) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+LOWBIT_INLINE Float LoadInt8(const void* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+}
 LOWBIT_INLINE Float LoadHalf(const void* p, First part) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(Mask(part), p)); }
 LOWBIT_INLINE __m256i ToHalf(Float v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 LOWBIT_INLINE void StoreHalf(void* p, Float v, All = {}) { _mm256_storeu_si256(static_cast<__m256i*>(p), ToHalf(v)); }

@@ -38,7 +38,7 @@ constexpr int ScaleLines(bool offsets, bool halves) { return (offsets ? 2 : 1) *
 // Unpacks one panel of a pass: signed codes in the order of the dots, scale lines to [group][lines][kLineFloats].
 template <int kBits>
 void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const Pass& pass, uint8_t* out, float* line) {
-  const bool meta_f32 = w.meta_f32, zero_point = w.affine == AffineKind::kZeroPoint, symmetric = w.affine == AffineKind::kSymmetric;
+  const bool symmetric = w.affine == AffineKind::kSymmetric;
   const int centre = symmetric ? 1 << (kBits - 1) : kBits == 8 ? 128 : 0;
   const Codes centres = vdupq_n_u8(static_cast<uint8_t>(centre));
   int in_group = pass.block % layout.group_blocks;
@@ -47,12 +47,12 @@ void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const
   for (int block = 0; block < pass.blocks; ++block) {
     if (block % pass.run == 0) {
       for (int h = 0; h < (layout.halves ? 2 : 1); ++h) {
-        const uint8_t* record = cursor.meta + static_cast<size_t>(h) * layout.record_bytes;
+        const Record record = HalfOf(layout, cursor.record, h);
         for (int row0 = 0; row0 < kPanelRows; row0 += kLanes) {
-          const Float scales = LoadScales(record, meta_f32, row0);
+          const Float scales = LoadScales(record, w.meta, row0);
           StoreLine(line, row0, scales);
           if (symmetric) continue;
-          const Float offsets = LoadOffsets(record, meta_f32, zero_point, row0, scales);
+          const Float offsets = LoadOffsets(record, w.meta, layout.zero_point, row0, scales);
           StoreLine(line + kLineFloats, row0, centre == 0 ? offsets : Fma(scales, Set(static_cast<float>(centre)), offsets));
         }
         line += symmetric ? kLineFloats : 2 * kLineFloats;

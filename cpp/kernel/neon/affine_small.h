@@ -89,11 +89,12 @@ LOWBIT_INLINE void DotQuads(Int (&dots)[kRows], const uint8_t* lines, const Acti
 
 // What one sub-block (or half of it) adds to 4 outputs of kRows rows.
 struct Flush {
-  const uint8_t* record;  // scales of the weight
-  const float* scale;     // of the activations, one per row
+  Record record;       // scales of the weight
+  const float* scale;  // of the activations, one per row
   const float* offset;
   const int32_t* bias;
-  bool meta_f32, zero_point, starts;  // starts: this sub-block begins an activation group and carries its corrections
+  MetaKind meta;
+  bool zero_point, starts;  // starts: this sub-block begins an activation group and carries its corrections
 };
 
 template <int kBits, int kRows, bool kOffsets, bool kHalves, int kFlush>
@@ -103,7 +104,7 @@ LOWBIT_INLINE void AddQuads(float (*sums)[kPanelRows], const uint8_t* lines, int
   LOWBIT_UNROLL(4)
   for (int i = 0; i < kRows; ++i) dots[i] = !kOffsets && kCentre == 0 ? SetInt(flush.bias[i]) : ZeroInt();
   DotQuads<kBits, kRows, kHalves, kFlush>(dots, lines, x);
-  const Float scales = LoadScales(flush.record, flush.meta_f32, row0);
+  const Float scales = LoadScales(flush.record, flush.meta, row0);
   LOWBIT_UNROLL(4)
   for (int i = 0; i < kRows; ++i) {
     float* sum = sums[i] + row0;
@@ -111,7 +112,7 @@ LOWBIT_INLINE void AddQuads(float (*sums)[kPanelRows], const uint8_t* lines, int
   }
   if constexpr (kOffsets) {
     if (!flush.starts) return;
-    Float offsets = LoadOffsets(flush.record, flush.meta_f32, flush.zero_point, row0, scales);
+    Float offsets = LoadOffsets(flush.record, flush.meta, flush.zero_point, row0, scales);
     if constexpr (kCentre != 0) offsets = Fma(scales, Set(static_cast<float>(kCentre)), offsets);
     LOWBIT_UNROLL(4)
     for (int i = 0; i < kRows; ++i) Store(sums[i] + row0, vfmaq_n_f32(Load(sums[i] + row0), offsets, flush.offset[i]));
@@ -125,21 +126,21 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
   const QuantizedRows& x = args.x;
   const PanelLayout& layout = args.layout;
   const size_t rows = static_cast<size_t>(x.m), first = static_cast<size_t>(row0);
-  const int run = x.group / kSubBlock, unit_groups = layout.paired ? 2 : 1, group_blocks = layout.group_blocks;
+  const int run = x.group / kSubBlock, unit_groups = layout.unit_groups, group_blocks = layout.group_blocks;
   for (int panel = panel0; panel < panel1; ++panel) {
     alignas(64) float sums[kRows][kPanelRows] = {};
     const int8_t* q = x.q + 4 * first;
     const uint8_t* codes = w.data + static_cast<size_t>(panel) * w.panel_bytes;
     Flush flush{};
-    flush.meta_f32 = w.meta_f32;
-    flush.zero_point = w.affine == AffineKind::kZeroPoint;
+    flush.meta = w.meta;
+    flush.zero_point = layout.zero_point;
     flush.scale = x.scale + first;
     const float* offset = (kHalves ? x.half_scale_sum : x.scale_sum) + first;
     const int32_t* bias = (kHalves ? x.half_bias : x.bias) + first;
     for (int left = layout.blocks, left_in_run = run; left > 0;) {
-      const uint8_t* record = codes;
+      Record record = UnitAt(layout, codes).record;
       codes += layout.meta_bytes;
-      for (int group = unit_groups; group > 0 && left > 0; --group, record += layout.record_bytes) {
+      for (int group = unit_groups; group > 0 && left > 0; --group, record.at += layout.step) {
         int blocks = left < group_blocks ? left : group_blocks;
         left -= blocks;
         for (; blocks > 0; --blocks) {
@@ -153,7 +154,7 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
           for (int r = 0; r < kPanelRows; r += kLanes)
             AddQuads<kBits, kRows, kOffsets, kHalves, 0>(sums, codes + 4 * r, r, activations, flush);
           if constexpr (kHalves) {
-            flush.record = record + layout.record_bytes;
+            flush.record = HalfOf(layout, record, 1);
             flush.offset = offset + rows;
             flush.bias = bias + rows;
             LOWBIT_UNROLL(1)

@@ -44,6 +44,11 @@ LOWBIT_INLINE void Store(float* p, Float v, First part) {
 LOWBIT_INLINE Float LoadHalf(const void* p, All = {}) {
   return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(static_cast<const uint16_t*>(p))));
 }
+LOWBIT_INLINE Float LoadInt8(const void* p) {
+  uint32_t word;
+  std::memcpy(&word, p, sizeof(word));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(word)))));
+}
 LOWBIT_INLINE Float LoadHalf(const void* p, First part) {
   const uint16_t* from = static_cast<const uint16_t*>(p);
   const uint16_t values[4] = {from[0], part.count > 1 ? from[1] : uint16_t(0), part.count > 2 ? from[2] : uint16_t(0), 0};

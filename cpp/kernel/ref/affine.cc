@@ -32,7 +32,7 @@ void Decode(const PackedView& w, const AffineLayout& layout, const uint8_t* pane
   for (int part = 0; part < parts; ++part) {
     const size_t column = index * kSubBlock + static_cast<size_t>(part * columns);
     float seconds[kPanelRows], zeros[kPanelRows];
-    LoadRecord(w, panel + layout.RecordOffset(column / static_cast<size_t>(w.group_size)), out.scales[part], seconds);
+    LoadRecord(w, layout, panel, column / static_cast<size_t>(w.group_size), out.scales[part], seconds);
     for (int r = 0; r < kPanelRows; ++r) {
       zeros[r] = minimum ? 0.0f : seconds[r];
       out.minima[part][r] = minimum ? seconds[r] : 0.0f;

@@ -79,7 +79,7 @@ void UnpackPanel(const PackedView& w, int panel, int k0, int kc, float* out) {
     for (size_t c = begin; c < end; ++c) {
       const size_t column = first + c, inner = c - begin;
       if (inner % run == 0) {
-        LoadRecord(w, base + layout.RecordOffset(column / static_cast<size_t>(w.group_size)), scales, seconds);
+        LoadRecord(w, layout, base, column / static_cast<size_t>(w.group_size), scales, seconds);
       }
       const uint32_t* quad = quads[inner / 4];
       const size_t shift = inner % 4 * 8;

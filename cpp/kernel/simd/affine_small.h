@@ -53,10 +53,11 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
   const PackedView& w = args.w;
   const QuantizedRows& x = args.x;
   const PanelLayout& layout = args.layout;
-  const bool meta_f32 = w.meta_f32, zero_point = w.affine == AffineKind::kZeroPoint;
+  const bool zero_point = layout.zero_point;
+  const MetaKind meta = w.meta;
   const ptrdiff_t rows = x.m, quad = 4 * rows;
-  const size_t record_bytes = layout.record_bytes, meta_bytes = layout.meta_bytes;
-  const int unit_groups = layout.paired ? 2 : 1, group_blocks = layout.group_blocks;
+  const size_t meta_bytes = layout.meta_bytes, step = layout.step;
+  const int unit_groups = layout.unit_groups, group_blocks = layout.group_blocks;
   const int end = panel1 * (kVectors / kWidth);
   for (int part = panel0 * (kVectors / kWidth); part < end; ++part) {
     const int panel = part / (kVectors / kWidth), lane0 = part % (kVectors / kWidth) * kLanes;
@@ -72,18 +73,17 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
     const int32_t* bias = (kHalves ? x.half_bias : x.bias) + row0;
     const uint8_t* codes = w.data + static_cast<size_t>(panel) * w.panel_bytes;
     for (int left = layout.blocks; left > 0;) {
-      const uint8_t* record = codes;
+      Record record = UnitAt(layout, codes).record;
+      for (size_t at = 0; at < meta_bytes; at += 64) Prefetch(codes + at);
       codes += meta_bytes;
-      Prefetch(record);
-      for (int group = unit_groups; group > 0 && left > 0; --group, record += record_bytes) {
+      for (int group = unit_groups; group > 0 && left > 0; --group, record.at += step) {
         int blocks = left < group_blocks ? left : group_blocks;
         left -= blocks;
         Float scales[kFlushes][kWidth];
         LOWBIT_UNROLL(2)
         for (int half = 0; half < kFlushes; ++half) {
           LOWBIT_UNROLL(2)
-          for (int v = 0; v < kWidth; ++v)
-            scales[half][v] = LoadScales(record + static_cast<size_t>(half) * record_bytes, meta_f32, lane0 + v * kLanes);
+          for (int v = 0; v < kWidth; ++v) scales[half][v] = LoadScales(HalfOf(layout, record, half), meta, lane0 + v * kLanes);
         }
         Float dots[kRows][kWidth];  // kGroupSums: over the group, without its scale
         LOWBIT_UNROLL(8)
@@ -135,8 +135,7 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
             corrections[half].Finish();
             LOWBIT_UNROLL(2)
             for (int v = 0; v < kWidth; ++v) {
-              const uint8_t* at = record + static_cast<size_t>(half) * record_bytes;
-              const Float offsets = LoadOffsets(at, meta_f32, zero_point, lane0 + v * kLanes, scales[half][v]);
+              const Float offsets = LoadOffsets(HalfOf(layout, record, half), meta, zero_point, lane0 + v * kLanes, scales[half][v]);
               LOWBIT_UNROLL(8)
               for (int i = 0; i < kRows; ++i) sums[i][v] = Fma(offsets, corrections[half].At(i), sums[i][v]);
             }

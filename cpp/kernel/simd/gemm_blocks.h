@@ -34,7 +34,7 @@ static_assert(kCodeScratch + 2 * kMaxBlocks * ScaleLines(true, true) * size_t(kP
 template <int kBits, bool kOffsets, bool kHalves>
 void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const Pass& pass, int slot, int slots, uint8_t* codes_out,
                 float* scales_out) {
-  const bool meta_f32 = w.meta_f32, zero_point = w.affine == AffineKind::kZeroPoint, symmetric = w.affine == AffineKind::kSymmetric;
+  const bool symmetric = w.affine == AffineKind::kSymmetric;
   const size_t part_bytes = static_cast<size_t>(slots) * 64, line_floats = static_cast<size_t>(slots) * kPanelRows;
   constexpr DotMode kMode = GemmModeFor(kBits);
   constexpr int kFlushes = kHalves ? 2 : 1, kQuads = 8 / kFlushes, kParts = CodeParts(kMode);
@@ -50,13 +50,13 @@ void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const
     if (block == 0 || in_group == 0) {
       LOWBIT_UNROLL(2)
       for (int h = 0; h < (kHalves ? 2 : 1); ++h) {
-        const uint8_t* record = cursor.meta + static_cast<size_t>(h) * layout.record_bytes;
+        const Record record = HalfOf(layout, cursor.record, h);
         LOWBIT_UNROLL(2)
         for (int row0 = 0; row0 < kPanelRows; row0 += kLanes) {
-          const Float scales = LoadScales(record, meta_f32, row0);
+          const Float scales = LoadScales(record, w.meta, row0);
           Store(line + row0, scales);
           if constexpr (kOffsets) {
-            const Float offsets = symmetric ? Mul(scales, symmetric_zero) : LoadOffsets(record, meta_f32, zero_point, row0, scales);
+            const Float offsets = symmetric ? Mul(scales, symmetric_zero) : LoadOffsets(record, w.meta, layout.zero_point, row0, scales);
             Store(line + line_floats + row0, kStarts ? Fma(scales, centre, offsets) : offsets);
           }
         }

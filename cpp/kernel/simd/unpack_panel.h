@@ -10,11 +10,12 @@ namespace lowbit {
 namespace {
 
 // How a code becomes a weight. kFused rounds once: scale*code and scale*zero are exact in f32 when the scale came from f16
-// (11 + 9 bits) or the zero is a power of two, so one fma equals the separate operations.
+// (11 + 9 bits) or is coded (11 + 8 + at most 5 bits where there is a minimum) or the zero is a power of two, so one fma equals the
+// separate operations.
 enum class Decode { kFused, kProductPlusMinimum, kDifferenceTimesScale };
 
 LOWBIT_INLINE Decode DecodeOf(const PackedView& w) {
-  if (!w.meta_f32 || w.affine == AffineKind::kSymmetric) return Decode::kFused;
+  if (w.meta != MetaKind::kF32 || w.affine == AffineKind::kSymmetric) return Decode::kFused;
   return w.affine == AffineKind::kMinimum ? Decode::kProductPlusMinimum : Decode::kDifferenceTimesScale;
 }
 
@@ -61,15 +62,15 @@ void UnpackAffine(const PackedView& w, const uint8_t* panel, int k0, int kc, flo
     LOWBIT_UNROLL(2)
     for (int row0 = 0; row0 < kPanelRows; row0 += kLanes) {
       const uint8_t* lines = codes + row0 * 4;
-      Float scale = LoadScales(cursor.meta, w.meta_f32, row0);
-      Float second = symmetric ? Fnma(scale, zero, Zero()) : LoadOffsets(cursor.meta, w.meta_f32, negate, row0, scale);
+      Float scale = LoadScales(cursor.record, w.meta, row0);
+      Float second = symmetric ? Fnma(scale, zero, Zero()) : LoadOffsets(cursor.record, w.meta, negate, row0, scale);
       if (!layout.halves) {
         DecodeQuads<kBits, kDecode>(lines, 0, 8, scale, second, target + row0);
       } else {
         DecodeQuads<kBits, kDecode>(lines, 0, 4, scale, second, target + row0);
-        const uint8_t* record = cursor.meta + layout.record_bytes;
-        scale = LoadScales(record, w.meta_f32, row0);
-        second = symmetric ? Fnma(scale, zero, Zero()) : LoadOffsets(record, w.meta_f32, negate, row0, scale);
+        const Record record = HalfOf(layout, cursor.record, 1);
+        scale = LoadScales(record, w.meta, row0);
+        second = symmetric ? Fnma(scale, zero, Zero()) : LoadOffsets(record, w.meta, negate, row0, scale);
         DecodeQuads<kBits, kDecode>(lines, 4, 8, scale, second, target + row0);
       }
     }
