@@ -28,15 +28,6 @@ uint64_t WallClockNs() {
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
 }
 
-InputFile::InputFile(InputFile&& other) noexcept { *this = std::move(other); }
-
-InputFile& InputFile::operator=(InputFile&& other) noexcept {
-  std::swap(handle_, other.handle_);
-  std::swap(size_, other.size_);
-  std::swap(path_, other.path_);
-  return *this;
-}
-
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept { *this = std::move(other); }
 
 AtomicFile& AtomicFile::operator=(AtomicFile&& other) noexcept {
@@ -92,38 +83,6 @@ Result<FileIdentity> IdentifyFile(const std::string& path) {
   Result<FileIdentity> identity = IdentifyFile(path, reinterpret_cast<intptr_t>(handle));
   CloseHandle(handle);
   return identity;
-}
-
-Result<InputFile> InputFile::Open(const std::string& path) {
-  InputFile file;
-  const HANDLE handle = OpenHandle(path);
-  if (handle == INVALID_HANDLE_VALUE) return Failure("open", path);
-  file.handle_ = reinterpret_cast<intptr_t>(handle);
-  file.path_ = path;
-  LARGE_INTEGER size;
-  if (!GetFileSizeEx(handle, &size)) return Failure("read the size of", path);
-  file.size_ = static_cast<uint64_t>(size.QuadPart);
-  return file;
-}
-
-InputFile::~InputFile() {
-  if (handle_ != -1) CloseHandle(reinterpret_cast<HANDLE>(handle_));
-}
-
-Status InputFile::ReadAt(uint64_t offset, void* to, size_t size) const {
-  uint8_t* bytes = static_cast<uint8_t*>(to);
-  while (size > 0) {
-    OVERLAPPED at = {};
-    at.Offset = static_cast<DWORD>(offset);
-    at.OffsetHigh = static_cast<DWORD>(offset >> 32);
-    DWORD done = 0;
-    const DWORD wanted = static_cast<DWORD>(std::min(size, kLargestTransfer));
-    if (!ReadFile(reinterpret_cast<HANDLE>(handle_), bytes, wanted, &done, &at) || done == 0) return Failure("read", path_);
-    bytes += done;
-    offset += done;
-    size -= done;
-  }
-  return Status::Ok();
 }
 
 Result<AtomicFile> AtomicFile::Create(const std::string& target) {
@@ -206,36 +165,6 @@ Result<FileIdentity> IdentifyFile(const std::string& path, intptr_t open_file) {
   struct stat info;
   if (fstat(static_cast<int>(open_file), &info) != 0) return Failure("look at", path, errno);
   return IdentityOf(info);
-}
-
-Result<InputFile> InputFile::Open(const std::string& path) {
-  InputFile file;
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not stop us
-  if (fd < 0) return Failure("open", path, errno);
-  file.handle_ = fd;
-  file.path_ = path;
-  struct stat info;
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return Error(Code::kIo, "Cannot read %s: it is not a regular file", path.c_str());
-  file.size_ = static_cast<uint64_t>(info.st_size);
-  return file;
-}
-
-InputFile::~InputFile() {
-  if (handle_ != -1) close(static_cast<int>(handle_));
-}
-
-Status InputFile::ReadAt(uint64_t offset, void* to, size_t size) const {
-  uint8_t* bytes = static_cast<uint8_t*>(to);
-  while (size > 0) {
-    const ssize_t done = pread(static_cast<int>(handle_), bytes, std::min(size, kLargestTransfer), static_cast<off_t>(offset));
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return Failure("read", path_, errno);
-    if (done == 0) return Error(Code::kIo, "Cannot read %s: it ends too early", path_.c_str());
-    bytes += done;
-    offset += static_cast<uint64_t>(done);
-    size -= static_cast<size_t>(done);
-  }
-  return Status::Ok();
 }
 
 Result<AtomicFile> AtomicFile::Create(const std::string& target) {

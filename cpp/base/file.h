@@ -1,4 +1,4 @@
-// base/file: files read at offsets and files written whole or not at all. Mapping is tensor/'s business.
+// base/file: what identifies a file, and files written whole or not at all. Reading is mapping, which is tensor/'s business.
 #pragma once
 
 #include <cstddef>
@@ -22,25 +22,6 @@ Result<FileIdentity> IdentifyFile(const std::string& path, intptr_t open_file);
 
 // The system clock in the unit of FileIdentity::modified.
 uint64_t WallClockNs();
-
-// A regular file open for reading; reads may come from several threads at once.
-class InputFile {
- public:
-  InputFile() = default;
-  InputFile(InputFile&& other) noexcept;
-  InputFile& operator=(InputFile&& other) noexcept;
-  ~InputFile();
-
-  static Result<InputFile> Open(const std::string& path);  // IO
-  uint64_t size() const { return size_; }
-  // IO, also when the file ends before offset + size.
-  Status ReadAt(uint64_t offset, void* to, size_t size) const;
-
- private:
-  intptr_t handle_ = -1;
-  uint64_t size_ = 0;
-  std::string path_;
-};
 
 // Writes <target>.tmp, locked against other writers, and moves it over the target when it is complete. The lock goes with the process,
 // and a .tmp that a crash left behind is written over by the next one.

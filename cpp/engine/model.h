@@ -42,7 +42,7 @@ class Model {
  private:
   Model() = default;
   Plan plan_;
-  Block arena_;  // the panels of all weights that were not replaced, in execution order
+  Arena arena_;  // the panels of all weights that were not replaced, in execution order
   Bindings bindings_;
   CacheReport packed_cache_;
   int64_t parameters_ = 0;

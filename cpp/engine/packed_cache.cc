@@ -57,6 +57,10 @@ static_assert(sizeof(WeightRecord) == 48 && std::is_trivially_copyable_v<WeightR
 
 Status Refuse(const std::string& path, const char* why) { return Error(Code::kCorruptFile, "%s %s", path.c_str(), why); }
 
+Status CannotRead(const std::string& path) {
+  return Error(Code::kIo, "Cannot read %s: the disk fails, or the file became shorter", path.c_str());
+}
+
 template <typename T>
 void Put(std::vector<uint8_t>& bytes, const T& value) {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -227,11 +231,14 @@ uint64_t HashSources(const ModelSpec& spec, const std::vector<Tensor>& tensors, 
 }
 
 Result<CachedWeights> ReadPackedCache(const std::string& path, const CacheKey& key, const Plan& plan, const std::vector<int>& order,
-                                      const std::function<uint64_t()>& hash_sources, Pool& pool, const Progress& progress) {
-  LOWBIT_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
+                                      const std::function<uint64_t()>& hash_sources, CachePlacement placement, Pool& pool,
+                                      const Progress& progress) {
+  LOWBIT_ASSIGN_OR_RETURN(const std::shared_ptr<MappedFile> mapped, MappedFile::Open(path));
+  const MappedFile& file = *mapped;
   Header header;
   if (file.size() < sizeof(header)) return Refuse(path, "is too short");
-  LOWBIT_RETURN_IF_ERROR(file.ReadAt(0, &header, sizeof(header)));
+  if (!file.Populate(file.data(), sizeof(header))) return CannotRead(path);
+  std::memcpy(&header, file.data(), sizeof(header));
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) return Refuse(path, "is not a packed-weight cache");
   if (header.format_version != kFormatVersion || header.layout_version != kPackedLayoutVersion)
     return Refuse(path, "was written by another version of lowbit");
@@ -255,7 +262,8 @@ Result<CachedWeights> ReadPackedCache(const std::string& path, const CacheKey& k
     return Refuse(path, "is cut short or too long");
 
   std::vector<uint8_t> table(static_cast<size_t>(header.table_bytes));
-  LOWBIT_RETURN_IF_ERROR(file.ReadAt(sizeof(header), table.data(), table.size()));
+  if (!file.Populate(file.data(), sizeof(header) + table.size())) return CannotRead(path);
+  std::memcpy(table.data(), file.data() + sizeof(header), table.size());
   if (Hash64(table.data(), table.size(), 0) != header.table_checksum) return Refuse(path, "has a damaged table");
   Cursor cursor(table);
   bool same_files = header.trusted == 1;
@@ -276,34 +284,46 @@ Result<CachedWeights> ReadPackedCache(const std::string& path, const CacheKey& k
   std::memcpy(expected.data(), cursor.Bytes(static_cast<size_t>(checksums)), static_cast<size_t>(checksums));
   if (!same_files && hash_sources() != header.content) return Refuse(path, "was made from other contents of the model's files");
 
-  LOWBIT_ASSIGN_OR_RETURN(cached.arena, Block::Allocate(arena_bytes, MemoryClass::kWeights, "the weights"));
+  const uint8_t* from = file.data() + header.arena_offset;
   std::atomic<size_t> damaged{SIZE_MAX};
   const size_t count = expected.size(), batch = 64 * static_cast<size_t>(pool.threads());
+  const auto chunk_bytes = [&](size_t chunk) { return std::min(kChunk, arena_bytes - chunk * kChunk); };
   for (size_t begin = 0; begin < count && damaged.load() == SIZE_MAX; begin += batch) {
     if (progress.cancelled()) return Error(Code::kCancelled, "Loading was aborted");
     const size_t end = std::min(count, begin + batch);
     pool.Run(static_cast<int>(end - begin), [&](int c, int) {
-      const size_t chunk = begin + static_cast<size_t>(c), offset = chunk * kChunk;
-      const size_t size = std::min(kChunk, arena_bytes - offset);
-      uint8_t* to = cached.arena.data() + offset;
-      if (!file.ReadAt(header.arena_offset + offset, to, size).ok() || Hash64(to, size, chunk) != expected[chunk]) damaged = offset;
+      const size_t chunk = begin + static_cast<size_t>(c), offset = chunk * kChunk, size = chunk_bytes(chunk);
+      if (!file.Populate(from + offset, size) || Hash64(from + offset, size, chunk) != expected[chunk]) damaged = offset;
     });
     progress.Report(static_cast<int64_t>(end), static_cast<int64_t>(count));
+  }
+  if (placement == CachePlacement::kMapped ||
+      (placement == CachePlacement::kFastest && damaged.load() == SIZE_MAX && file.HugePageBytes() >= arena_bytes / 2)) {
+    cached.arena = Arena(mapped, static_cast<size_t>(header.arena_offset), arena_bytes);
+  } else if (damaged.load() == SIZE_MAX) {
+    LOWBIT_ASSIGN_OR_RETURN(Block block, Block::Allocate(arena_bytes, MemoryClass::kWeights, "the weights"));
+    pool.Run(static_cast<int>(count), [&](int c, int) {
+      const size_t chunk = static_cast<size_t>(c), offset = chunk * kChunk, size = chunk_bytes(chunk);
+      std::memcpy(block.data() + offset, from + offset, size);
+      file.DontNeed(from + offset, size);
+    });
+    cached.arena = Arena(std::move(block));
   }
   size_t offset = 0;
   for (const int index : order) {
     Part& part = cached.parts[static_cast<size_t>(index)];
-    part.view.data = cached.arena.data() + offset;
+    const size_t begin = offset;
     offset += part.bytes();
     if (damaged.load() < offset)
       return Error(Code::kCorruptFile, "%s is damaged at or after the start of %s", path.c_str(),
                    plan.weights[static_cast<size_t>(index)].name.c_str());
+    part.view.data = cached.arena.data() + begin;
   }
   return cached;
 }
 
 Status WritePackedCache(const std::string& path, const CacheKey& key, bool trusted, uint64_t content, const std::vector<int>& order,
-                        const std::vector<Part>& parts, const Block& arena, Pool& pool, const Progress& progress,
+                        const std::vector<Part>& parts, const Arena& arena, Pool& pool, const Progress& progress,
                         const std::function<void(size_t)>& written) {
   LOWBIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
   std::vector<uint8_t> table;

@@ -152,9 +152,10 @@ class ArenaPacker {
 Status PackAll(ArenaPacker& packer, const std::vector<int>& order, const Progress& progress, const std::function<void(size_t)>& packed,
                LoadedWeights* loaded) {
   LOWBIT_RETURN_IF_ERROR(packer.Prepare(order));
-  LOWBIT_ASSIGN_OR_RETURN(loaded->arena, Block::Allocate(packer.bytes(), MemoryClass::kWeights, "the weights"));
-  LOWBIT_RETURN_IF_ERROR(packer.Pack(loaded->arena, progress, packed));
-  loaded->parts = packer.Finish(loaded->arena);
+  LOWBIT_ASSIGN_OR_RETURN(Block block, Block::Allocate(packer.bytes(), MemoryClass::kWeights, "the weights"));
+  LOWBIT_RETURN_IF_ERROR(packer.Pack(block, progress, packed));
+  loaded->parts = packer.Finish(block);
+  loaded->arena = Arena(std::move(block));
   return Status::Ok();
 }
 
@@ -164,7 +165,7 @@ Result<LoadedWeights> LoadThroughCache(const ModelSpec& spec, const Plan& plan, 
   const std::vector<int> order = ExecutionOrder(plan);
   const CacheKey key = MakeCacheKey(spec, plan, tensors);
   const auto hash = [&] { return HashSources(spec, tensors, pool); };
-  Result<CachedWeights> cached = ReadPackedCache(spec.packed_cache, key, plan, order, hash, pool, progress);
+  Result<CachedWeights> cached = ReadPackedCache(spec.packed_cache, key, plan, order, hash, CachePlacement::kFastest, pool, progress);
   if (cached.ok()) {
     loaded.arena = std::move(cached.value().arena);
     loaded.parts = std::move(cached.value().parts);

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "base/alloc.h"
 #include "base/pool.h"
 #include "base/status.h"
+#include "engine/arena.h"
 #include "engine/spec.h"
 #include "kernel/kernel.h"
 #include "part/part.h"
@@ -34,7 +34,7 @@ struct CacheReport {
 };
 
 struct LoadedWeights {
-  Block arena;
+  Arena arena;
   std::vector<Part> parts;  // one per weight of the plan; views into the arena
   CacheReport cache;
 };

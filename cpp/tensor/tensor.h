@@ -29,6 +29,13 @@ class MappedFile {
   // As it was when it was mapped.
   const FileIdentity& identity() const { return identity_; }
 
+  // Brings these bytes into memory and into the tables of the process. False where reading them would fail (a file cut short, a disk
+  // error), as far as the system tells (Linux 5.14 and newer).
+  bool Populate(const uint8_t* begin, size_t size) const;
+
+  // How many bytes of the mapping lie in huge pages now; 0 where the system does not tell.
+  size_t HugePageBytes() const;
+
   // Tells the system that these bytes will not be read again soon (after packing), so that resident memory holds one copy.
   void DontNeed(const uint8_t* begin, size_t size) const;
 

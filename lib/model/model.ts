@@ -27,9 +27,10 @@ export interface LoadModelOptions {
    */
   readonly lmHeadBits?: HeadBits;
   /**
-   * Keeps the packed weights in a file, so that the next load reads them instead of packing. true: beside the weights
-   * (`<file>.gguf.lowbit-packed`, `<directory>/model.lowbit-packed`); a string: in that folder. The file is as large as weightBytes and safe
-   * to delete; one that does not fit the model's files or is damaged is replaced. `info.packedCache` says what happened. Default false.
+   * Keeps the packed weights in a file, so that the next load maps them instead of packing. true: beside the weights
+   * (`<file>.gguf.lowbit-packed`, `<directory>/model.lowbit-packed`); a string: in that folder. The file is as large as weightBytes. It
+   * may be deleted or replaced at any time, but not changed in place while a model uses it; one that does not fit the model's files or is
+   * damaged is replaced. `info.packedCache` says what happened. Default false.
    */
   readonly packedCache?: boolean | string;
   /** Called with the fraction that is loaded, 0 to 1, never falling. */

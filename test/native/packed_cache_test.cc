@@ -231,6 +231,37 @@ LOWBIT_TEST(packed_cache_that_cannot_be_written) {
   EXPECT(loaded.ok() && loaded.value().cache.state == CacheState::kWritten);
 }
 
+// Mapped weights stay when the file is deleted or replaced, and what is discarded takes nothing else along.
+LOWBIT_TEST(packed_cache_mapped_or_copied) {
+  Fixture f;
+  const Result<LoadedWeights> plain = f.Load(false);
+  if (!EXPECT(plain.ok() && f.Load(true).ok())) return;
+  const std::vector<Tensor> tensors = f.Tensors();
+  const CacheKey key = MakeCacheKey(f.spec, f.spec.plan, tensors);
+  const auto hash = [&] { return HashSources(f.spec, tensors, f.pool); };
+  const auto read = [&](CachePlacement placement) {
+    return ReadPackedCache(f.cache(), key, f.spec.plan, ExecutionOrder(f.spec.plan), hash, placement, f.pool, {});
+  };
+  Result<CachedWeights> mapped = read(CachePlacement::kMapped), copied = read(CachePlacement::kCopied),
+                        best = read(CachePlacement::kFastest);
+  if (!EXPECT(mapped.ok() && copied.ok() && best.ok())) return;
+  EXPECT(mapped.value().arena.mapped() && !copied.value().arena.mapped());
+  std::filesystem::remove(f.cache());
+  WriteAll(f.cache(), "another file");
+  for (const Result<CachedWeights>* weights : {&mapped, &copied, &best}) {
+    EXPECT(Safe(weights->value()));
+    EXPECT(SameWeights(weights->value().parts, plain.value().parts));
+  }
+  for (Result<CachedWeights>* weights : {&mapped, &copied}) {
+    const Part& first = weights->value().parts[2];
+    weights->value().arena.Discard(first.view.data, first.bytes());
+    for (const size_t other : {0, 1}) {
+      const Part& part = weights->value().parts[other];
+      EXPECT(std::memcmp(part.view.data, plain.value().parts[other].view.data, part.bytes()) == 0);
+    }
+  }
+}
+
 LOWBIT_TEST(packed_cache_mutants_are_refused_or_safe) {
   Fixture f;
   if (!EXPECT(f.Load(true).ok())) return;
@@ -259,7 +290,8 @@ LOWBIT_TEST(packed_cache_mutants_are_refused_or_safe) {
     const bool sealed = bytes.size() >= kHeaderBytes && random() % 4 != 0;
     if (sealed) Reseal(bytes);
     WriteAll(f.cache(), bytes);
-    const Result<CachedWeights> read = ReadPackedCache(f.cache(), key, f.spec.plan, order, hash, f.pool, {});
+    const Result<CachedWeights> read = ReadPackedCache(f.cache(), key, f.spec.plan, order, hash,
+                                                       mutant % 2 == 0 ? CachePlacement::kMapped : CachePlacement::kCopied, f.pool, {});
     if (read.ok()) {
       ++accepted;
       EXPECT(Safe(read.value()));
