@@ -91,7 +91,7 @@ const GOALS = [
     },
   })),
   ...loadGoals('SmolLM2-135M Q4_0'),
-  ...loadGoals('8B layers Q4_K_M'),
+  ...loadGoals('eight 8B layers Q4_K_M'),
   {
     what: 'event loop delay, 99th percentile, all cores generating',
     most: 20,

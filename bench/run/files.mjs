@@ -39,12 +39,12 @@ export class Files {
 
   /** @param {keyof typeof SHAPES} size */
   async synthetic(size, type) {
-    const half = path.join(this.cache, `random-${size}.F16.gguf`);
+    const half = path.join(this.cache, `random-${size.replaceAll(' ', '-')}.F16.gguf`);
     if (!existsSync(half)) {
       await mkdir(this.cache, { recursive: true });
       await writeSynthetic(half, SHAPES[size]);
     }
-    return type === 'F16' ? half : this.#quantized(`random-${size}.${type}.gguf`, type, half);
+    return type === 'F16' ? half : this.#quantized(`random-${size.replaceAll(' ', '-')}.${type}.gguf`, type, half);
   }
 
   /** A text of our own for checks: a model of 0.85 million parameters wrote it. */

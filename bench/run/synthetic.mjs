@@ -12,6 +12,8 @@ const VOCABULARY = 1024;
 export const SHAPES = {
   '1B': { hidden: 2048, ffn: 8192, heads: 32, kvHeads: 8, headDim: 64, layers: 4 },
   '8B': { hidden: 4096, ffn: 14336, heads: 32, kvHeads: 8, headDim: 128, layers: 2 },
+  // as many as make loading, and not the start of a process, what takes time
+  'eight 8B': { hidden: 4096, ffn: 14336, heads: 32, kvHeads: 8, headDim: 128, layers: 8 },
 };
 
 function model({ hidden, ffn, heads, kvHeads, headDim, layers }) {

@@ -13,7 +13,7 @@ export const load = {
     const cases = [
       ['SmolLM2-135M Q4_0', () => session.files.smollm2('Q4_0')],
       ['1B layers Q4_0', () => session.files.synthetic('1B', 'Q4_0')],
-      ['8B layers Q4_K_M', () => session.files.synthetic('8B', 'Q4_K_M')],
+      ['eight 8B layers Q4_K_M', () => session.files.synthetic('eight 8B', 'Q4_K_M')],
     ];
     for (const [name, make] of session.either(cases, cases.slice(0, 2))) {
       const where = { scenario: 'load', case: name };
