@@ -1,12 +1,12 @@
 /**
  * npm run measure: the figures of docs/results.md, measured through the command line on the real SmolLM2-135M (npm run model:smollm2).
  * Needs WikiText-2's wiki.test.raw and a calibration text, cal_wiki.utf8, in LOWBIT_TEXTS or ../shared/data. Run it on an idle machine;
- * about 20 minutes on 2 cores. Prints one JSON line per figure and, at the end, the table.
+ * about 20 minutes on 2 cores, gptq_noise 20 more. Prints one JSON line per figure and, at the end, the table.
  *
  * npm run measure -- [name ...] runs only the named rows (and what they need).
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
@@ -38,9 +38,23 @@ function lowbit(...args) {
 const perplexity = (model, precision) =>
   lowbit('perplexity', model, '--text', wiki, '--context', '512', '--chunks', '24', '--precision', precision).perplexity;
 
-const gptq = (output, ...flags) =>
+const gptqFrom = (text, output, ...flags) =>
   lowbit('quantize', checkpoint, '--output', output, '--method', 'gptq', '--bits', '4', '--group-size', '128', ...flags, '--calibration',
-    calibration, '--calibration-samples', '128', '--calibration-length', '512'); // prettier-ignore
+    text, '--calibration-samples', '128', '--calibration-length', '512'); // prettier-ignore
+const gptq = (output, ...flags) => gptqFrom(calibration, output, ...flags);
+
+/** Perplexities of GPTQ runs that differ only in where the calibration text begins: what a run's figure is worth. */
+function noise(precision) {
+  const text = path.join(scratch, 'calibration.txt');
+  const output = path.join(scratch, 'noise');
+  return [0, 300_000, 600_000, 900_000].map((from) => {
+    const all = readFileSync(calibration);
+    writeFileSync(text, all.subarray(from === 0 ? 0 : all.indexOf(10, from)));
+    rmSync(output, { recursive: true, force: true });
+    gptqFrom(text, output, '--calibration-precision', precision);
+    return perplexity(output, 'exact');
+  });
+}
 
 const rtn = (output, ...flags) => lowbit('quantize', checkpoint, '--output', output, '--method', 'rtn', '--bits', '4', ...flags);
 
@@ -65,6 +79,8 @@ const rows = {
   rtn_4bit_g32_asym: () => compressed('grid', (output) => rtn(output, '--group-size', '32', '--no-sym')),
   gptq_4bit_g128: () => compressed('gptq', (output) => gptq(output)),
   gptq_4bit_g128_act_static_mse: () => compressed('quality', (output) => gptq(output, '--desc-act', '--static-groups', '--mse', '2.4')),
+  gptq_noise_fast: () => ({ exact: noise('fast') }),
+  gptq_noise_exact: () => ({ exact: noise('exact') }),
   speed_gguf_q4_1_1_thread: () => bench(gguf, 1),
   speed_gguf_q4_1_2_threads: () => bench(gguf, 2),
   speed_gptq_4bit_g128_2_threads: () => {
@@ -85,6 +101,12 @@ for (const [name, measure] of Object.entries(rows)) {
 
 const columns = [...new Set(results.flatMap((result) => Object.keys(result)))];
 const show = (value) =>
-  typeof value === 'number' ? (value >= 1e6 ? `${(value / 1e6).toFixed(0)} M` : value.toFixed(value < 100 ? 3 : 1)) : (value ?? '');
+  Array.isArray(value)
+    ? value.map(show).join(' ')
+    : typeof value === 'number'
+      ? value >= 1e6
+        ? `${(value / 1e6).toFixed(0)} M`
+        : value.toFixed(value < 100 ? 3 : 1)
+      : (value ?? '');
 console.log(`\n| ${columns.join(' | ')} |\n|${columns.map(() => '---|').join('')}`);
 for (const result of results) console.log(`| ${columns.map((column) => show(result[column])).join(' | ')} |`);
