@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 
 
@@ -15,6 +16,13 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # its pool asks for two, and refuses to start where it counts fewer
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # it writes logs into the folder where it runs; paths of the request are absolute
+        run(request)
+        os.chdir("/")
+
+
+def run(request: dict) -> None:
     import gptqmodel
 
     if request["task"] == "probe":

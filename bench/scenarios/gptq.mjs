@@ -35,7 +35,16 @@ export const gptq = {
       return lowbit.call('compress', { options }, { timeoutSeconds: 3600 });
     };
     await session.alternate(where, [{ engine: 'lowbit', threads, run }], Math.min(session.rounds, session.either(3, 1)));
-    await peer(session, where, { model, output, text: file, samples, length: 512, bits: 4, group_size: 128, threads });
+    await peer(session, where, {
+      model: path.resolve(model),
+      output: path.resolve(output),
+      text: path.resolve(file),
+      samples,
+      length: 512,
+      bits: 4,
+      group_size: 128,
+      threads,
+    });
     return rm(output, { recursive: true, force: true });
   },
 };
