@@ -97,96 +97,40 @@ __attribute__((target("avx2"))) double Read256(const uint8_t* p, size_t bytes) {
   return static_cast<double>(bytes);
 }
 
-// 12 independent sums hide the latency of the product on every known core.
-__attribute__((target("avx512f,avx512vnni"))) double Int8Rate512(long rounds) {
-  __m512i sums[12], x = _mm512_set1_epi8(1), w = x;
-#pragma GCC unroll 12
-  for (auto& sum : sums) sum = x;
-  LOWBIT_KEEP(x);
-  LOWBIT_KEEP(w);
-  for (long i = 0; i < rounds; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) {
-      sums[j] = _mm512_dpbusd_epi32(sums[j], w, x);
-      LOWBIT_KEEP(sums[j]);
-    }
+// A loop of kSums independent sums, which hide the latency of `step` on every known core; a macro, because a template would not
+// inherit the target of its caller. `work` is the multiply-adds of a step.
+#define LOWBIT_RATE(name, isa, Vector, kSums, one, step, work) \
+  __attribute__((target(isa))) double name(long rounds) {      \
+    Vector sums[kSums], x = one, w = x;                        \
+    _Pragma("GCC unroll 12") for (auto& sum : sums) sum = x;   \
+    LOWBIT_KEEP(x);                                            \
+    LOWBIT_KEEP(w);                                            \
+    for (long i = 0; i < rounds; ++i) {                        \
+      _Pragma("GCC unroll 12") for (auto& sum : sums) {        \
+        sum = step;                                            \
+        LOWBIT_KEEP(sum);                                      \
+      }                                                        \
+    }                                                          \
+    return static_cast<double>(rounds) * kSums * work;         \
   }
-  return static_cast<double>(rounds) * 12 * 64;
-}
 
-__attribute__((target("avx512f"))) double FmaRate512(long rounds) {
-  __m512 sums[12], x = _mm512_set1_ps(1e-8f), w = x;
-#pragma GCC unroll 12
-  for (auto& sum : sums) sum = x;
-  LOWBIT_KEEP(x);
-  LOWBIT_KEEP(w);
-  for (long i = 0; i < rounds; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) {
-      sums[j] = _mm512_fmadd_ps(w, x, sums[j]);
-      LOWBIT_KEEP(sums[j]);
-    }
-  }
-  return static_cast<double>(rounds) * 12 * 16;
-}
-
+LOWBIT_RATE(Int8Rate512, "avx512f,avx512vnni", __m512i, 12, _mm512_set1_epi8(1), _mm512_dpbusd_epi32(sum, w, x), 64)
+LOWBIT_RATE(FmaRate512, "avx512f", __m512, 12, _mm512_set1_ps(1e-8f), _mm512_fmadd_ps(w, x, sum), 16)
+LOWBIT_RATE(FmaRate256, "avx2,fma", __m256, 12, _mm256_set1_ps(1e-8f), _mm256_fmadd_ps(w, x, sum), 8)
 #ifdef LOWBIT_HAVE_AVXVNNI_EVEX
-#define LOWBIT_VNNI256 "avx512f,avx512vl,avx512vnni"
-#define LOWBIT_DOT256 _mm256_dpbusd_epi32
+LOWBIT_RATE(Int8RateVnni256, "avx512f,avx512vl,avx512vnni", __m256i, 12, _mm256_set1_epi8(1), _mm256_dpbusd_epi32(sum, w, x), 32)
 #else
-#define LOWBIT_VNNI256 "avx2,avxvnni"
-#define LOWBIT_DOT256 _mm256_dpbusd_avx_epi32
+LOWBIT_RATE(Int8RateVnni256, "avx2,avxvnni", __m256i, 12, _mm256_set1_epi8(1), _mm256_dpbusd_avx_epi32(sum, w, x), 32)
 #endif
-__attribute__((target(LOWBIT_VNNI256))) double Int8RateVnni256(long rounds) {
-  __m256i sums[12], x = _mm256_set1_epi8(1), w = x;
-#pragma GCC unroll 12
-  for (auto& sum : sums) sum = x;
-  LOWBIT_KEEP(x);
-  LOWBIT_KEEP(w);
-  for (long i = 0; i < rounds; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) {
-      sums[j] = LOWBIT_DOT256(sums[j], w, x);
-      LOWBIT_KEEP(sums[j]);
-    }
-  }
-  return static_cast<double>(rounds) * 12 * 32;
-}
 
 // What AVX2 needs for 32 products at best: vpmaddubsw and vpaddw.
-__attribute__((target("avx2"))) double Int8Rate256(long rounds) {
-  __m256i sums[10], x = _mm256_set1_epi8(1), w = x;
-#pragma GCC unroll 12
-  for (auto& sum : sums) sum = x;
-  LOWBIT_KEEP(x);
-  LOWBIT_KEEP(w);
-  for (long i = 0; i < rounds; ++i) {
-#pragma GCC unroll 10
-    for (int j = 0; j < 10; ++j) {
-      __m256i product = _mm256_maddubs_epi16(w, x);
-      LOWBIT_KEEP(product);
-      sums[j] = _mm256_add_epi16(sums[j], product);
-      LOWBIT_KEEP(sums[j]);
-    }
-  }
-  return static_cast<double>(rounds) * 10 * 32;
+__attribute__((target("avx2"))) inline __m256i MultiplyAdd256(__m256i sum, __m256i& w, __m256i x) {
+  LOWBIT_KEEP(w);  // or the compiler would multiply once for all sums
+  __m256i product = _mm256_maddubs_epi16(w, x);
+  LOWBIT_KEEP(product);
+  return _mm256_add_epi16(sum, product);
 }
-
-__attribute__((target("avx2,fma"))) double FmaRate256(long rounds) {
-  __m256 sums[12], x = _mm256_set1_ps(1e-8f), w = x;
-#pragma GCC unroll 12
-  for (auto& sum : sums) sum = x;
-  LOWBIT_KEEP(x);
-  LOWBIT_KEEP(w);
-  for (long i = 0; i < rounds; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) {
-      sums[j] = _mm256_fmadd_ps(w, x, sums[j]);
-      LOWBIT_KEEP(sums[j]);
-    }
-  }
-  return static_cast<double>(rounds) * 12 * 8;
-}
+LOWBIT_RATE(Int8Rate256, "avx2", __m256i, 10, _mm256_set1_epi8(1), MultiplyAdd256(sum, w, x), 32)
 #endif
 
 // Kernels and the ceilings of their instruction set; ref has none of its own and is compared with nothing but memory bandwidth.

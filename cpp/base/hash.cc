@@ -6,7 +6,7 @@
 namespace lowbit {
 namespace {
 
-constexpr size_t kChains = 8;
+constexpr size_t kChains = 8, kLine = kChains * sizeof(uint64_t);
 constexpr uint64_t kMultiplier = 0x9e3779b97f4a7c15u;  // 2^64 / golden ratio, odd
 
 // Both halves of the 128-bit product: every bit of the word reaches every bit of the state, the highest ones too, which a product of
@@ -16,24 +16,27 @@ uint64_t Step(uint64_t state, uint64_t word) {
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
+uint64_t WordAt(const uint8_t* bytes) {
+  uint64_t word;
+  std::memcpy(&word, bytes, sizeof(word));
+  return word;
+}
+
 }  // namespace
 
 uint64_t Hash64(const void* data, size_t size, uint64_t seed) {
   const uint8_t* bytes = static_cast<const uint8_t*>(data);
-  uint64_t chains[kChains], words[kChains];
+  uint64_t chains[kChains];
   for (size_t i = 0; i < kChains; ++i) chains[i] = seed + (i + 1) * kMultiplier;
-  const auto absorb = [&] {
-    for (size_t i = 0; i < kChains; ++i) chains[i] = Step(chains[i], words[i]);
+  const auto absorb = [&](const uint8_t* line) {  // word by word: a copy of the line would go through memory
+    for (size_t i = 0; i < kChains; ++i) chains[i] = Step(chains[i], WordAt(line + i * sizeof(uint64_t)));
   };
   size_t left = size;
-  for (; left >= sizeof(words); left -= sizeof(words), bytes += sizeof(words)) {
-    std::memcpy(words, bytes, sizeof(words));
-    absorb();
-  }
+  for (; left >= kLine; left -= kLine, bytes += kLine) absorb(bytes);
   if (left > 0) {
-    std::memset(words, 0, sizeof(words));
-    std::memcpy(words, bytes, left);
-    absorb();
+    uint8_t last[kLine] = {};
+    std::memcpy(last, bytes, left);
+    absorb(last);
   }
   uint64_t result = Step(seed, static_cast<uint64_t>(size));
   for (const uint64_t chain : chains) result = Step(result, chain);
