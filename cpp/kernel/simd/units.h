@@ -8,11 +8,10 @@ namespace lowbit {
 namespace {
 
 struct PanelLayout {
-  int blocks;        // sub-blocks of 32 columns
-  int group_blocks;  // sub-blocks that one scale record speaks for; 1 for group_size 16
-  bool halves;       // group_size 16: two records per sub-block, which count as one group
-  bool zero_point;   // the second value of a record is a zero point, not a minimum
-  MetaKind meta;
+  int blocks;           // sub-blocks of 32 columns
+  int group_blocks;     // sub-blocks that one scale record speaks for; 1 for group_size 16
+  bool halves;          // group_size 16: two records per sub-block, which count as one group
+  bool zero_point;      // the second value of a record is a zero point, not a minimum
   int unit_groups;      // groups whose meta lies in front of the first of them
   size_t block_bytes;   // code lines of a sub-block
   size_t super_bytes;   // super-scales in front of the records of a unit (coded)
@@ -28,7 +27,6 @@ LOWBIT_INLINE PanelLayout LayoutOf(const PackedView& w) {
   layout.halves = w.group_size == 16;
   layout.group_blocks = layout.halves ? 1 : w.group_size / kSubBlock;
   layout.zero_point = w.affine == AffineKind::kZeroPoint;
-  layout.meta = w.meta;
   const bool coded = w.meta == MetaKind::kCoded, pairs = single && w.meta == MetaKind::kF16 && !layout.halves;
   layout.unit_groups = coded ? kSuperBlock / kSubBlock : pairs ? 2 : 1;
   layout.block_bytes = static_cast<size_t>(w.bits) * 64;
