@@ -15,7 +15,8 @@ import type { Checkpoint, TensorEntry } from './types';
 
 /** Headers of published models have up to about 30 MB, most of it vocabulary. */
 const HEADER_LIMIT = 512 * 1024 * 1024;
-const FIRST_PIECE = 1024 * 1024;
+/** More than most headers have: a parse that runs out of bytes begins anew. */
+const FIRST_PIECE = 8 * 1024 * 1024;
 
 export async function openGguf(file: string, checkAborted: () => void): Promise<Checkpoint> {
   return withFile(file, async (handle, size) => {

@@ -183,6 +183,7 @@ class HeaderParser {
     const count = this.count(`values in the key "${key}"`, smallest);
     // Asked for at once, so that a header that is not loaded yet is not parsed value by value first.
     this.require(count * smallest);
+    if (type === STRING) return this.texts(count, key);
     const values: GgufValue[] = [];
     for (let i = 0; i < count; i++) values.push(this.value(type, key, depth + 1));
     return values;
@@ -271,13 +272,26 @@ class HeaderParser {
     return this.bytes.readBigUInt64LE(this.take(8));
   }
 
+  /** A u64 that is compared with a size, so that rounding beyond 2^53 does not matter. No bigint: there are 100,000 of them. */
+  private length(): number {
+    const at = this.take(8);
+    return this.bytes.readUInt32LE(at) + 2 ** 32 * this.bytes.readUInt32LE(at + 4);
+  }
+
   /** Metadata text. Vocabularies may hold tokens that are no whole characters, so wrong UTF-8 is replaced and not refused. */
   private text(key: string): string {
-    const length = this.u64();
-    if (length > BigInt(this.end - this.position))
-      throw this.corrupt(`claims a text of ${length} bytes in the key "${key}", more than its header can hold`);
-    const at = this.take(Number(length));
-    return this.bytes.toString('utf8', at, at + Number(length));
+    const length = this.length();
+    if (length > this.end - this.position)
+      throw this.corrupt(`claims a text of ${BigInt(length)} bytes in the key "${key}", more than its header can hold`);
+    const at = this.take(length);
+    return this.bytes.toString('utf8', at, at + length);
+  }
+
+  /** A vocabulary or its merges. */
+  private texts(count: number, key: string): readonly string[] {
+    const values: string[] = [];
+    for (let i = 0; i < count; i++) values.push(this.text(key));
+    return values;
   }
 
   private name(what: string, limit: number): string {

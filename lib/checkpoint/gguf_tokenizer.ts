@@ -142,7 +142,7 @@ function bpeModel(vocabulary: Vocabulary, merges: readonly (readonly string[])[]
     end_of_word_suffix: null,
     fuse_unk: false,
     byte_fallback: false,
-    vocab: Object.fromEntries(vocabulary.ids),
+    vocab: vocabulary.ids,
     merges,
   };
 }

@@ -83,6 +83,8 @@ export async function writeSideFiles(
   if (Object.keys(checkpoint.generationConfig).length > 0) await write('generation_config.json', printed(checkpoint.generationConfig));
 }
 
+/** As a JSON text; a Map (a rebuilt vocabulary) as an object. */
 function printed(value: unknown): string {
-  return `${JSON.stringify(value, null, 2)}\n`;
+  const plain = (_: string, item: unknown): unknown => (item instanceof Map ? Object.fromEntries(item) : item);
+  return `${JSON.stringify(value, plain, 2)}\n`;
 }

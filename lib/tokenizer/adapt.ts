@@ -59,28 +59,54 @@ function checkModel(model: unknown, file: string): Json {
 }
 
 function checkBpe(model: Json, file: string): Json {
-  const { vocab, merges } = model;
-  if (!isJson(vocab)) throw corrupt(file, 'model.vocab is no object');
-  for (const [token, id] of Object.entries(vocab)) checkId(id, token, file);
-  const isMerge = (item: unknown): boolean =>
-    typeof item === 'string' || (Array.isArray(item) && item.length === 2 && item.every((part) => typeof part === 'string'));
-  if (!Array.isArray(merges) || !merges.every(isMerge)) throw corrupt(file, 'model.merges is no list of pairs');
+  const vocab = checkVocabulary(model['vocab'], file);
+  const merges = checkMerges(model['merges'], file);
   if (typeof model['dropout'] === 'number' && model['dropout'] > 0) throw unsupported(file, 'BPE dropout');
   for (const key of ['continuing_subword_prefix', 'end_of_word_suffix'] as const) {
     if (typeof model[key] === 'string' && model[key] !== '') throw unsupported(file, `a BPE ${key}`);
   }
-  return { ...model, merges: merges.map((merge: string | string[]) => (typeof merge === 'string' ? cutMerge(merge, file) : merge)) };
+  return { ...model, vocab, merges };
+}
+
+/** From token to id. This and the next function run over 50,000 to 260,000 entries at every load, hence the plain loops. */
+function checkVocabulary(vocab: unknown, file: string): ReadonlyMap<string, number> {
+  if (!isJson(vocab)) throw corrupt(file, 'model.vocab is no object');
+  if (vocab instanceof Map) {
+    for (const [token, id] of vocab as Map<string, unknown>) checkId(id, token, file);
+    return vocab as ReadonlyMap<string, number>;
+  }
+  const ids = new Map<string, number>();
+  for (const token of Object.keys(vocab)) {
+    const id = vocab[token];
+    checkId(id, token, file);
+    ids.set(token, id);
+  }
+  return ids;
+}
+
+type MergePair = readonly [string, string];
+
+function checkMerges(merges: unknown, file: string): readonly MergePair[] {
+  if (!Array.isArray(merges)) throw corrupt(file, 'model.merges is no list of pairs');
+  let pairs = true;
+  for (const merge of merges as readonly unknown[]) {
+    if (Array.isArray(merge) && merge.length === 2 && typeof merge[0] === 'string' && typeof merge[1] === 'string') continue;
+    if (typeof merge !== 'string') throw corrupt(file, 'model.merges is no list of pairs');
+    pairs = false;
+  }
+  if (pairs) return merges as readonly MergePair[];
+  return merges.map((merge: string | MergePair) => (typeof merge === 'string' ? cutMerge(merge, file) : merge));
 }
 
 /** The old form of a merge is one text with a space between. */
-function cutMerge(merge: string, file: string): string[] {
+function cutMerge(merge: string, file: string): MergePair {
   const space = merge.indexOf(' ', 1);
   if (space < 0 || space === merge.length - 1)
     throw corrupt(file, `model.merges holds ${JSON.stringify(merge.slice(0, 60))}, which is no pair`);
   return [merge.slice(0, space), merge.slice(space + 1)];
 }
 
-function checkId(id: unknown, token: string, file: string): void {
+function checkId(id: unknown, token: string, file: string): asserts id is number {
   if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > MAX_ID)
     throw corrupt(file, `the token ${JSON.stringify(token.slice(0, 60))} has the id ${String(id)}`);
 }

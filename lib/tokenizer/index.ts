@@ -298,6 +298,6 @@ function highestBaseId(model: Json, addedIds: ReadonlySet<number>): number {
   const { vocab } = model;
   if (Array.isArray(vocab)) return vocab.length - 1;
   let highest = -1;
-  for (const id of Object.values(vocab as Json)) if (typeof id === 'number' && id > highest && !addedIds.has(id)) highest = id;
+  for (const id of (vocab as ReadonlyMap<string, number>).values()) if (id > highest && !addedIds.has(id)) highest = id;
   return highest;
 }

@@ -12,10 +12,10 @@ const MIN_LENGTH = 64;
 
 /** Returns a function that cuts a piece; the concatenation of the parts is the piece. */
 export function segmenter(merges: readonly (readonly string[])[]): (piece: string) => string[] {
-  const joined = new Set<string>();
-  for (const [left, right] of merges) if (left && right) joined.add(lastCharacter(left) + firstCharacter(right));
+  let joined: ReadonlySet<string> | undefined; // made for the first long piece: loading a model need not wait for it
   return (piece) => {
     if (piece.length < MIN_LENGTH) return [piece];
+    joined ??= joinedCharacters(merges);
     const parts: string[] = [];
     let start = 0;
     let before = firstCharacter(piece);
@@ -31,6 +31,13 @@ export function segmenter(merges: readonly (readonly string[])[]): (piece: strin
     parts.push(piece.slice(start));
     return parts;
   };
+}
+
+/** The pairs of neighbouring characters that some merge joins. */
+function joinedCharacters(merges: readonly (readonly string[])[]): ReadonlySet<string> {
+  const joined = new Set<string>();
+  for (const [left, right] of merges) if (left && right) joined.add(lastCharacter(left) + firstCharacter(right));
+  return joined;
 }
 
 /** Characters are code points, as in the library; a lone half of a surrogate pair counts as one. */

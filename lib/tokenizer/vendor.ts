@@ -12,6 +12,12 @@ export interface HfTokenizer {
   pre_tokenizer: ((text: string, options: unknown) => string[]) | null;
 }
 
+/** What of the library's models is filled in here. Public fields, but an implementation's all the same: package.json names the version exactly. */
+interface HfTokenizerModel {
+  tokens_to_ids: Map<string, number>;
+  readonly vocab: string[];
+}
+
 interface JinjaEnvironment {
   set(name: string, value: unknown): unknown;
 }
@@ -24,10 +30,32 @@ interface Jinja {
   readonly parse: (tokens: unknown) => unknown;
 }
 
+/** What of an adapted tokenizer.json is read here. */
+interface TokenizerJson {
+  readonly model: { readonly vocab: unknown; readonly unk_token?: unknown };
+  readonly added_tokens: readonly { readonly id: number; readonly content: string }[];
+}
+
+/** @param tokenizerJson model.vocab may be a Map from token to id */
 export function createHfTokenizer(tokenizerJson: object, config: object): HfTokenizer {
   // eslint-disable-next-line @typescript-eslint/no-require-imports
-  const { Tokenizer } = require('@huggingface/tokenizers') as { Tokenizer: new (json: object, config: object) => HfTokenizer };
-  return new Tokenizer(tokenizerJson, config);
+  const { Tokenizer } = require('@huggingface/tokenizers') as {
+    Tokenizer: new (json: object, config: object) => HfTokenizer & { readonly model: HfTokenizerModel };
+  };
+  const { model, added_tokens } = tokenizerJson as TokenizerJson;
+  const { vocab, unk_token: unknown } = model;
+  if (!(vocab instanceof Map)) return new Tokenizer(tokenizerJson, config);
+  // The library wants an object, lists its entries and makes a Map of them: most of the time that it needs. So it gets the
+  // unknown token, which its constructor looks up, and the Map when it is there.
+  const ids = vocab as Map<string, number>;
+  const known = typeof unknown === 'string' && ids.has(unknown) ? { [unknown]: ids.get(unknown) } : {};
+  const library = new Tokenizer({ ...tokenizerJson, model: { ...model, vocab: known } }, config);
+  const byId = library.model.vocab;
+  for (const [token, id] of ids) byId[id] = token;
+  for (const { content, id } of added_tokens) byId[id] = content;
+  const extra = added_tokens.filter(({ content, id }) => ids.get(content) !== id);
+  library.model.tokens_to_ids = extra.length === 0 ? ids : new Map([...ids, ...extra.map(({ content, id }) => [content, id] as const)]);
+  return library;
 }
 
 export function jinja(): Jinja {
