@@ -378,7 +378,8 @@ void BenchQuantize(const Subject& subject) {
 
 int main(int argc, char** argv) {
   for (const Subject& subject : Subjects()) {
-    if (argc > 1 ? std::strcmp(argv[1], subject.table->name) != 0 : subject.table == RefKernels()) continue;
+    const bool all = argc <= 1 || std::strcmp(argv[1], "all") == 0;
+    if (all ? subject.table == RefKernels() : std::strcmp(argv[1], subject.table->name) != 0) continue;
     const auto wanted = [&](const char* what) { return argc <= 2 || std::strcmp(argv[2], what) == 0; };
     if (wanted("gemv")) BenchGemv(subject);
     if (wanted("gemm")) BenchGemm(subject);

@@ -134,7 +134,9 @@ function sharedBars(results) {
 
 /** Kernels under the two ceilings that were measured beside them: reading memory, and int8 products in registers. One thread. */
 function roofline(results) {
-  const kernels = results.lines.filter(({ type }) => type === 'kernel').flatMap(point);
+  const chosen = results.lines.find(({ type }) => type === 'machine')?.isa;
+  // One roof, so the kernels of one table: the one that the engine chooses here.
+  const kernels = results.lines.filter(({ type, isa }) => type === 'kernel' && isa === chosen).flatMap(point);
   const memory = best(kernels.filter(({ unit }) => unit === 'GB/s'));
   const compute = best(kernels.filter(({ unit }) => unit === 'GOPS'));
   if (memory === undefined || compute === undefined) return undefined;

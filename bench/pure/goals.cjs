@@ -116,12 +116,16 @@ const GOALS = [
     unit: 'x',
     figure: (r) => worstKernel(r, 'gemv', (problem) => problem.m === 1),
   },
-  {
-    what: 'GEMM, 4096 x 4096 and larger, against the int8 loop (worst)',
-    least: 0.7,
+  ...[
+    ['AVX-512', 0.7, 'avx512'],
+    ['AVX-VNNI', 0.65, 'avxvnni', 'avxvnni-evex'],
+    ['AVX2', 0.55, 'avx2'],
+  ].map(([name, least, ...tables]) => ({
+    what: `GEMM, ${name}, 4096 x 4096 and larger, against the int8 loop (worst)`,
+    least,
     unit: 'x',
-    figure: (r) => worstKernel(r, 'gemm', () => true),
-  },
+    figure: (r) => worstKernel(r, 'gemm', (_, isa) => tables.includes(isa)),
+  })),
 ];
 
 function loadGoals(name) {
@@ -163,7 +167,7 @@ function worstKernel(results, what, select) {
     .filter((line) => line.type === 'kernel' && Number.isFinite(line.ratio))
     .filter((line) => {
       const problem = parseProblem(line.problem);
-      return problem !== undefined && problem.what === what && problem.n * problem.k >= 4096 * 4096 && select(problem);
+      return problem !== undefined && problem.what === what && problem.n * problem.k >= 4096 * 4096 && select(problem, line.isa);
     })
     .map((line) => line.ratio);
   return ratios.length === 0 ? undefined : { ...spread(ratios), median: Math.min(...ratios) };

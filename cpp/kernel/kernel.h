@@ -97,11 +97,13 @@ struct KernelTable {
 
   // ---- attention over an f16 cache, for few query rows (cache/kv_cache.h has the layouts) ----------------------------
   // scores[rows][ld] = q K^T for `panels` panels of 16 keys: q[rows][head_dim], keys [panel][head_dim][16] f16.
-  void (*scores_f16)(const float* q, int rows, int head_dim, const uint16_t* keys, int panels, float* scores, size_t ld);
+  void (*scores_f16)(const float* q, int rows, int head_dim, const uint16_t* keys, int panels, float* scores, size_t ld,
+                     const uint16_t* next);
   // out[rows][ldo] += P V, P[rows][ldp] over `keys` keys, values [key][stride] f16; dim a multiple of 16 floats per row.
-  // Both sum in rising order of head_dim or key, whatever rows.
-  void (*values_f16)(const float* p, size_t ldp, int rows, int keys, const uint16_t* values, size_t stride, int dim, float* out,
-                     size_t ldo);
+  // Both sum in rising order of head_dim or key, whatever rows. `next` is what will be read after it, as many bytes: it is asked for line
+  // by line meanwhile. Any address but null will do; nothing is read there.
+  void (*values_f16)(const float* p, size_t ldp, int rows, int keys, const uint16_t* values, size_t stride, int dim, float* out, size_t ldo,
+                     const uint16_t* next);
 
   // ---- vectors (f32) ----------------------------------------------------------------------------------------------
   void (*rms_norm)(const float* x, const float* weight, float* y, size_t width, float eps);  // y may be x

@@ -56,10 +56,16 @@ struct Executor::FewTask {
       maximum[g] = -std::numeric_limits<float>::infinity();
       sum[g] = 0;
     }
-    for (int begin = block.begin / 16 * 16; begin < block.end; begin += kKeyBlock) {
+    const auto keys_at = [&](const FewBlock& of, int head, int begin) { return cache->KeysF16(op->index, of.sequence, head, begin); };
+    const auto first_key = [](const FewBlock& of) { return of.begin / 16 * 16; };
+    // What this thread is likely to read next.
+    const bool same = kv_head + 1 < op->n_kv_heads;
+    const FewBlock following = same ? block : RacingCopy(e->few_blocks_.as<FewBlock>()[chunk / op->n_kv_heads + 1]);
+    const uint16_t* next_keys = keys_at(following, same ? kv_head + 1 : 0, first_key(following));
+    for (int begin = first_key(block); begin < block.end; begin += kKeyBlock) {
       const int end = std::min(begin + kKeyBlock, block.end), from = std::max(begin, block.begin) - begin, keys = end - begin;
-      kernels.scores_f16(query, group, head_dim, cache->KeysF16(op->index, block.sequence, kv_head, begin), (keys + 15) / 16, scores,
-                         kKeyBlock);
+      const uint16_t* values = cache->ValuesF16(op->index, block.sequence, kv_head, begin + from);
+      kernels.scores_f16(query, group, head_dim, keys_at(block, kv_head, begin), (keys + 15) / 16, scores, kKeyBlock, values);
       for (int g = 0; g < group; ++g) {
         float* row = scores + static_cast<size_t>(g) * kKeyBlock;
         const size_t count = static_cast<size_t>(keys - from);
@@ -73,8 +79,8 @@ struct Executor::FewTask {
         maximum[g] = peak;
         sum[g] += kernels.exp_sum(row + from, count, peak);
       }
-      kernels.values_f16(scores + from, kKeyBlock, group, keys - from, cache->ValuesF16(op->index, block.sequence, kv_head, begin + from),
-                         dim, static_cast<int>(dim), result, dim);
+      const uint16_t* next = end < block.end ? keys_at(block, kv_head, end) : next_keys;
+      kernels.values_f16(scores + from, kKeyBlock, group, keys - from, values, dim, static_cast<int>(dim), result, dim, next);
     }
     return !direct;
   }
@@ -102,6 +108,7 @@ void Executor::AttendFew(const Op& op, const KvCache& cache, const std::vector<A
         blocks[count++] = {item.sequence, item.row, std::max(lowest, b * length), std::min(item.position + 1, (b + 1) * length)};
       keys += item.position + 1 - lowest;
     }
+    blocks[count] = blocks[count - 1];  // what "the next block" of the last one is
     const int chunks = count * op.n_kv_heads;
     if (keys * op.n_heads * head_dim < kMinParallelWork) {
       for (int c = 0; c < chunks; ++c) task.Compute(c, 0, true);

@@ -91,7 +91,7 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
   }
   constexpr size_t kBlocks = static_cast<size_t>(kFewItems) * (kFewBlocks + 1);  // a window may begin inside a block
   LOWBIT_ASSIGN_OR_RETURN(e->partials_, Block::Allocate(kBlocks * partials * sizeof(float), MemoryClass::kScratch, "attention blocks"));
-  LOWBIT_ASSIGN_OR_RETURN(e->few_blocks_, Block::Allocate(kBlocks * sizeof(FewBlock), MemoryClass::kScratch, "attention blocks"));
+  LOWBIT_ASSIGN_OR_RETURN(e->few_blocks_, Block::Allocate((kBlocks + 1) * sizeof(FewBlock), MemoryClass::kScratch, "attention blocks"));
   LOWBIT_ASSIGN_OR_RETURN(e->attend_items_,
                           Block::Allocate(Pool::kMaxStealableChunks * sizeof(AttendItem), MemoryClass::kScratch, "attention blocks"));
   e->thread_scratch_ = RoundUp(per_thread, 4096);

@@ -79,6 +79,9 @@ test('the worst kernel of the large shapes decides', () => {
     kernel('gemv q4_0 m=8 4096x4096', 0.3),
   ]);
   expect(judged(results, /^GEMV/).figure.median).toBe(0.91);
+  const gemm = (isa: string, ratio: number) => ({ ...kernel('gemm q4_0 m=512 4096x4096', ratio), isa });
+  const tables = new Results([gemm('avx512', 0.8), gemm('avx512', 0.71), gemm('avxvnni-evex', 0.66), gemm('avx2', 0.54)]);
+  expect(['AVX-512', 'AVX-VNNI', 'AVX2'].map((name) => judged(tables, new RegExp(`^GEMM, ${name}`)).reached)).toEqual([true, true, false]);
 });
 
 test('figures of lowbit alone are shown in readable units, variants apart', () => {

@@ -44,7 +44,7 @@ void Tile(const TileArgs& args) {
     LOWBIT_UNROLL(3)
     for (int j = 0; j < kPanels; ++j) {
       sums[i][j] = Zero();
-      if (args.add) _mm_prefetch(reinterpret_cast<const char*>(args.c + static_cast<size_t>(i) * args.ldc + j * kPanelRows), _MM_HINT_T0);
+      if (args.add) LOWBIT_PREFETCH(args.c + static_cast<size_t>(i) * args.ldc + j * kPanelRows);
     }
   }
   const uint16_t* a = args.a;

@@ -4,7 +4,7 @@
 
 namespace lowbit::ref {
 
-void ScoresF16(const float* q, int rows, int head_dim, const uint16_t* keys, int panels, float* scores, size_t ld) {
+void ScoresF16(const float* q, int rows, int head_dim, const uint16_t* keys, int panels, float* scores, size_t ld, const uint16_t*) {
   const size_t dim = static_cast<size_t>(head_dim);
   for (int p = 0; p < panels; ++p) {
     const uint16_t* panel = keys + static_cast<size_t>(p) * dim * 16;
@@ -24,7 +24,8 @@ void ScoresF16(const float* q, int rows, int head_dim, const uint16_t* keys, int
   }
 }
 
-void ValuesF16(const float* p, size_t ldp, int rows, int keys, const uint16_t* values, size_t stride, int dim, float* out, size_t ldo) {
+void ValuesF16(const float* p, size_t ldp, int rows, int keys, const uint16_t* values, size_t stride, int dim, float* out, size_t ldo,
+               const uint16_t*) {
   for (int j = 0; j < keys; ++j, values += stride) {
     for (int d = 0; d < dim; d += 16) {
       float line[16];

@@ -33,8 +33,9 @@ void AffineGemm(const PackedView& w, const QuantizedRows& x, float* y, size_t ld
                 uint8_t* scratch);
 
 // attend.cc
-void ScoresF16(const float* q, int rows, int head_dim, const uint16_t* keys, int panels, float* scores, size_t ld);
-void ValuesF16(const float* p, size_t ldp, int rows, int keys, const uint16_t* values, size_t stride, int dim, float* out, size_t ldo);
+void ScoresF16(const float* q, int rows, int head_dim, const uint16_t* keys, int panels, float* scores, size_t ld, const uint16_t* next);
+void ValuesF16(const float* p, size_t ldp, int rows, int keys, const uint16_t* values, size_t stride, int dim, float* out, size_t ldo,
+               const uint16_t* next);
 
 // vector.cc
 void RmsNorm(const float* x, const float* weight, float* y, size_t width, float eps);

@@ -38,8 +38,7 @@ LOWBIT_INLINE void PrefetchTile(const TileArgs& args) {
   LOWBIT_UNROLL(8)
   for (int i = 0; i < kRows; ++i) {
     LOWBIT_UNROLL(2)
-    for (int v = 0; v < kVectors; v += kPanelRows / kLanes)
-      _mm_prefetch(reinterpret_cast<const char*>(args.y + static_cast<size_t>(i) * args.ldy + v * kLanes), _MM_HINT_T0);
+    for (int v = 0; v < kVectors; v += kPanelRows / kLanes) LOWBIT_PREFETCH(args.y + static_cast<size_t>(i) * args.ldy + v * kLanes);
   }
 }
 

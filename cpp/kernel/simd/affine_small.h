@@ -29,7 +29,7 @@ struct SmallArgs {
   bool accumulate;
 };
 
-LOWBIT_INLINE void Prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p + kPrefetchAhead), _MM_HINT_T0); }
+LOWBIT_INLINE void Prefetch(const uint8_t* p) { LOWBIT_PREFETCH(p + kPrefetchAhead); }
 
 // One operand of the dot products of quad t.
 template <int kBits>

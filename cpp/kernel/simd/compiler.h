@@ -4,10 +4,16 @@
 #pragma once
 
 #if defined(_MSC_VER) && !defined(__clang__)
+#if defined(_M_ARM64)
+#define LOWBIT_PREFETCH(address) __prefetch(address)
+#else
+#define LOWBIT_PREFETCH(address) _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0)
+#endif
 #define LOWBIT_INLINE __forceinline
 #define LOWBIT_UNROLL(count)
 #define LOWBIT_PIN(vector)
 #else
+#define LOWBIT_PREFETCH(address) __builtin_prefetch(address)
 #define LOWBIT_PRAGMA(text) _Pragma(#text)
 #define LOWBIT_INLINE __attribute__((always_inline)) inline
 #if defined(__clang__)

@@ -48,7 +48,7 @@ void Tile(const TileArgs& args) {
     LOWBIT_UNROLL(6)
     for (int j = 0; j < kVectors; ++j) {
       sums[i][j] = Zero();
-      if (args.add) _mm_prefetch(reinterpret_cast<const char*>(args.c + static_cast<size_t>(i) * args.ldc + j * kLanes), _MM_HINT_T0);
+      if (args.add) LOWBIT_PREFETCH(args.c + static_cast<size_t>(i) * args.ldc + j * kLanes);
     }
   }
   const float* a = args.a;
