@@ -15,8 +15,8 @@ import type { Checkpoint, TensorEntry } from './types';
 
 /** Headers of published models have up to about 30 MB, most of it vocabulary. */
 const HEADER_LIMIT = 512 * 1024 * 1024;
-/** More than most headers have: a parse that runs out of bytes begins anew. */
-const FIRST_PIECE = 8 * 1024 * 1024;
+/** Enough for a vocabulary of 50,000 tokens. A parse that runs out of bytes begins anew, with eight times as many. */
+const FIRST_PIECE = 2 * 1024 * 1024;
 
 export async function openGguf(file: string, checkAborted: () => void): Promise<Checkpoint> {
   return withFile(file, async (handle, size) => {
@@ -60,7 +60,7 @@ export async function openGguf(file: string, checkAborted: () => void): Promise<
   });
 }
 
-/** Doubles the piece until the header fits: the length is only known once it is parsed. */
+/** Enlarges the piece until the header fits: the length is only known once it is parsed. */
 async function readHeader(
   file: string,
   size: number,
@@ -71,7 +71,7 @@ async function readHeader(
     const parsed = parseGgufHeader(await read(length), size, HEADER_LIMIT, file);
     if (!(parsed instanceof NeedMoreBytes)) return parsed;
     checkAborted();
-    length = Math.min(size, Math.max(2 * length, parsed.bytes));
+    length = Math.min(size, Math.max(8 * length, parsed.bytes));
   }
 }
 
