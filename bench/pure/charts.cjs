@@ -136,7 +136,10 @@ function sharedBars(results) {
 function roofline(results) {
   const chosen = results.lines.find(({ type }) => type === 'machine')?.isa;
   // One roof, so the kernels of one table: the one that the engine chooses here.
-  const kernels = results.lines.filter(({ type, isa }) => type === 'kernel' && isa === chosen).flatMap(point);
+  const kernels = results
+    .kernels()
+    .filter(({ isa }) => isa === chosen)
+    .flatMap(point);
   const memory = best(kernels.filter(({ unit }) => unit === 'GB/s'));
   const compute = best(kernels.filter(({ unit }) => unit === 'GOPS'));
   if (memory === undefined || compute === undefined) return undefined;
@@ -166,18 +169,16 @@ const axes = () => ({
 });
 
 /** Where a kernel stands: operations and bytes follow from its shape. */
-function point(line) {
-  const problem = parseProblem(line.problem);
-  if (problem?.bitsPerWeight === undefined || !['gemv', 'gemm'].includes(problem.what) || !Number.isFinite(line.ceiling_best)) return [];
+function point(kernel) {
+  const problem = parseProblem(kernel.problem);
+  if (problem?.bitsPerWeight === undefined || !['gemv', 'gemm'].includes(problem.what) || !Number.isFinite(kernel.ceiling)) return [];
   const { what, format, m, n, k, bitsPerWeight } = problem;
   const operations = 2 * m * n * k;
   const weights = (n * k * bitsPerWeight) / 8;
   const intensity = operations / (weights + m * k + 4 * m * n);
   // A GEMV is reported in bytes of weights per second.
-  const rate = line.unit === 'GB/s' ? line.median * (operations / weights) : line.median;
-  return [
-    { what: m === 1 ? `${what}, 1 row` : `${what}, ${m} rows`, format, intensity, rate, unit: line.unit, ceiling: line.ceiling_best },
-  ];
+  const rate = kernel.unit === 'GB/s' ? kernel.rate * (operations / weights) : kernel.rate;
+  return [{ what: m === 1 ? `${what}, 1 row` : `${what}, ${m} rows`, format, intensity, rate, unit: kernel.unit, ceiling: kernel.ceiling }];
 }
 
 function best(points) {

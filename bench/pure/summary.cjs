@@ -46,6 +46,28 @@ class Results {
     return [...new Set(found)].sort((a, b) => a - b);
   }
 
+  /** Kernels by table and problem: medians over the runs of the bench, and the spread of the ratio. */
+  kernels() {
+    const groups = new Map();
+    for (const line of this.lines) {
+      if (line.type !== 'kernel' || !Number.isFinite(line.ratio)) continue;
+      const key = `${line.isa} ${line.problem}`;
+      groups.set(key, [...(groups.get(key) ?? []), line]);
+    }
+    return [...groups.values()].map((lines) => {
+      const { isa, problem, unit } = lines[0];
+      const middle = (name) => (lines.every((line) => Number.isFinite(line[name])) ? spread(lines.map((line) => line[name])).median : undefined); // prettier-ignore
+      return {
+        isa,
+        problem,
+        unit,
+        rate: middle('median'),
+        ceiling: middle('ceiling_best'),
+        ratio: spread(lines.map(({ ratio }) => ratio)),
+      };
+    });
+  }
+
   readBandwidth() {
     const found = this.lines.filter((line) => line.type === 'sample' && line.read_bytes_per_second !== undefined);
     return found.length === 0 ? undefined : spread(found.map((line) => line.read_bytes_per_second));

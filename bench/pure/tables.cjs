@@ -99,14 +99,15 @@ function plainTable(results) {
 }
 
 function kernelTable(results) {
-  const rows = results.lines
-    .filter(({ type, ratio }) => type === 'kernel' && Number.isFinite(ratio))
-    .map(({ isa, problem, unit, median: rate, ceiling_best: ceiling, ratio }) => [
+  const percent = (value) => number(100 * value);
+  const rows = results
+    .kernels()
+    .map(({ isa, problem, unit, rate, ceiling, ratio: { median, min, max } }) => [
       isa,
       problem,
       `${number(rate)} ${unit}`,
       `${number(ceiling)} ${unit}`,
-      `**${number(100 * ratio)} %**`,
+      `**${percent(median)} %** (${percent(min)}-${percent(max)})`,
     ]);
   return rows.length === 0 ? undefined : table(['kernels', 'problem', 'median', 'its loop, best', 'of its loop'], rows);
 }
