@@ -16,6 +16,7 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
   const auto owner = UnwrapHandle<ModelState>(info[0], &status);
   if (status.ok() && owner->disposed) status = Error(Code::kInvalidArgument, "The model was disposed");
   CalibrationPrecision precision = CalibrationPrecision::kExact;
+  TokenWeights weights = TokenWeights::kMagnitude;
   auto tokens = std::make_shared<std::vector<int32_t>>(), offsets = std::make_shared<std::vector<int32_t>>();
   if (status.ok()) {
     Fields f(info[1], "spec", &status);
@@ -25,6 +26,9 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
     const std::string name = f.String("precision");
     if (name != "exact" && name != "fast") f.Fail("precision", "\"exact\" or \"fast\"");
     if (name == "fast") precision = CalibrationPrecision::kFast;
+    const std::string weighing = f.String("tokenWeights");
+    if (weighing != "magnitude" && weighing != "equal") f.Fail("tokenWeights", "\"magnitude\" or \"equal\"");
+    if (weighing == "equal") weights = TokenWeights::kEqual;
   }
   if (!status.ok()) return Reject(env, status);
   auto state = std::make_shared<CalibrationState>();
@@ -35,9 +39,9 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
   job.worker = owner->worker;
   job.control = info[2];
   job.keep = {info[0]};
-  job.work = [state, tokens, offsets, precision, created](const Progress&) -> Status {
+  job.work = [state, tokens, offsets, precision, weights, created](const Progress&) -> Status {
     LOWBIT_ASSIGN_OR_RETURN(state->calibration,
-                            Calibration::Create(state->owner->model, std::move(*tokens), std::move(*offsets), precision));
+                            Calibration::Create(state->owner->model, std::move(*tokens), std::move(*offsets), precision, weights));
     *created = true;
     return Status::Ok();
   };

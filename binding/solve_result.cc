@@ -18,6 +18,11 @@ SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   o.static_groups = f.Bool("staticGroups");
   o.act_group_aware = f.Bool("actGroupAware");
   o.mse = f.Number("mse");
+  o.hessian_mse = f.Bool("hessianMse");
+  o.refit_scales = f.Bool("refitScales");
+  o.sweeps = static_cast<int>(f.Int("sweeps", 0, 100));
+  o.row_guard = f.Bool("rowGuard");
+  o.classic = f.Bool("classic");
   o.damp_percent = f.Number("dampPercent");
   o.damp_auto_increment = f.Number("dampAutoIncrement");
   o.block_size = static_cast<int>(f.Int("blockSize", 1, 1 << 20));

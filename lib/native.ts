@@ -126,6 +126,8 @@ export interface CalibrationSpec {
   readonly offsets: Int32Array;
   /** Of the forward passes and Hessians: see QuantizeOptions.calibrationPrecision. */
   readonly precision: 'exact' | 'fast';
+  /** What a token counts for in a Hessian: see QuantizeOptions.tokenWeights. */
+  readonly tokenWeights: 'magnitude' | 'equal';
 }
 
 /** State before one linear op of the current block, with its Hessian accumulated. */
@@ -148,6 +150,11 @@ export interface SolveOptions {
   readonly staticGroups: boolean;
   readonly actGroupAware: boolean;
   readonly mse: number;
+  readonly hessianMse: boolean;
+  readonly refitScales: boolean;
+  readonly sweeps: number;
+  readonly rowGuard: boolean;
+  readonly classic: boolean;
   readonly dampPercent: number;
   readonly dampAutoIncrement: number;
   readonly blockSize: number;

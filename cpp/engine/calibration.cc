@@ -59,7 +59,8 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
 }  // namespace
 
 Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
-                                                         std::vector<int32_t> offsets, CalibrationPrecision precision) {
+                                                         std::vector<int32_t> offsets, CalibrationPrecision precision,
+                                                         TokenWeights weights) {
   if (model->fast()) return Error(Code::kInvalidArgument, "Calibration needs a model loaded with precision \"exact\"");
   if (offsets.size() < 2 || offsets.front() != 0 || offsets.back() != static_cast<int32_t>(tokens.size()))
     return Error(Code::kInvalidArgument, "Calibration offsets must start at 0 and end at the number of tokens");
@@ -81,6 +82,7 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
   const bool fast = precision == CalibrationPrecision::kFast;
   LOWBIT_ASSIGN_OR_RETURN(c->cache_, KvCache::Create(plan.caches, 1, longest, /*f16=*/fast));
   LOWBIT_ASSIGN_OR_RETURN(c->executor_, Executor::Create(plan, model->bindings(), model->kernels(), model->pool(), fast, longest, 1));
+  c->weights_ = weights;
   c->bf16_ = fast && model->kernels().gemm_bf16 != nullptr;
   if (c->bf16_) c->executor_->UseBf16();
   c->model_ = std::move(model);
@@ -173,8 +175,8 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
   const StopPoint& to = stops_[next];
   const Op& op = plan.ops[static_cast<size_t>(to.linear)];
   if (hessian) {
-    LOWBIT_ASSIGN_OR_RETURN(Hessian h,
-                            Hessian::Create(op.in.width, plan.weights[static_cast<size_t>(op.outputs[0].weight)].name.c_str(), bf16_));
+    LOWBIT_ASSIGN_OR_RETURN(
+        Hessian h, Hessian::Create(op.in.width, plan.weights[static_cast<size_t>(op.outputs[0].weight)].name.c_str(), bf16_, weights_));
     hessian_ = std::make_unique<Hessian>(std::move(h));
   }
   const Status status = AdvanceSamples(stop_ < 0 ? nullptr : &stops_[static_cast<size_t>(stop_)], to, progress);

@@ -47,7 +47,7 @@ class Calibration {
  public:
   // Sample s is tokens[offsets[s] .. offsets[s+1]); each at most kMaxSampleTokens long. The model must be of exact precision.
   static Result<std::unique_ptr<Calibration>> Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
-                                                     std::vector<int32_t> offsets, CalibrationPrecision precision);
+                                                     std::vector<int32_t> offsets, CalibrationPrecision precision, TokenWeights weights);
 
   // After a failed or cancelled Advance the calibration can only be destroyed.
   // Runs to the next linear op, or to the end of the block; accumulates that op's Hessian if `hessian`.
@@ -68,6 +68,7 @@ class Calibration {
   std::vector<int32_t> tokens_, offsets_;
   KvCache cache_;  // before the executor, which waits for late readers of it
   std::unique_ptr<Executor> executor_;
+  TokenWeights weights_ = TokenWeights::kMagnitude;
   bool bf16_ = false;
   std::vector<StopPoint> stops_;
   std::vector<Block> state_;  // per sample, room for every stop

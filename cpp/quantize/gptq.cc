@@ -2,14 +2,17 @@
 // Frantar et al. 2022, algorithm 1 and section 3; orders as in GPTQModel (quantize/order.h). It differs from the published
 // code in two places, both of which keep the stored tensor equal to the optimised one and the result independent of the
 // scale of H: scales are rounded to f16 first, and a dead column's diagonal becomes the mean of the live ones, not 1.
+// QuantizeOptions::classic has it the published way.
 #include "quantize/gptq.h"
 
 #include <algorithm>
 #include <cmath>
 
+#include "quantize/coordinate_descent.h"
 #include "quantize/gptq_core.h"
 #include "quantize/order.h"
 #include "quantize/proxy_error.h"
+#include "quantize/refit_scales.h"
 #include "quantize/rtn.h"
 #include "solve/cholesky.h"
 
@@ -57,12 +60,29 @@ std::vector<int32_t> SolvingOrder(const QuantizeOptions& options, int group_size
   return NaturalOrder(static_cast<int>(diagonal.size()));
 }
 
+// GPTQ's error is not below that of rounding row by row (2 bit, natural order): rows that rounding serves better take its codes.
+Status GuardRows(const GptqProblem& problem, const QuantizeOptions& options, const HessianView& hessian, const KernelTable& kernels,
+                 Pool& pool, QuantizedLinear* q) {
+  LOWBIT_ASSIGN_OR_RETURN(QuantizedLinear rtn, QuantizeRtn(problem.w, q->n, q->k, options, problem.importance, pool));
+  LOWBIT_ASSIGN_OR_RETURN(const RowErrors solved, ErrorsOfRows(*q, problem.w, hessian, kernels, pool));
+  LOWBIT_ASSIGN_OR_RETURN(const RowErrors rounded, ErrorsOfRows(rtn, problem.w, hessian, kernels, pool));
+  for (size_t r = 0; r < size_t(q->n); ++r) {
+    if (!(rounded.error[r] < solved.error[r])) continue;
+    const size_t codes = r * q->k, grids = r * q->groups;
+    for (int c = 0; c < q->k; ++c) q->codes[codes + c] = problem.dead[c] ? rtn.zeros[grids + c / q->group_size] : rtn.codes[codes + c];
+    std::copy_n(rtn.scales.begin() + grids, q->groups, q->scales.begin() + grids);
+    std::copy_n(rtn.zeros.begin() + grids, q->groups, q->zeros.begin() + grids);
+    ++q->guarded_rows;
+  }
+  return Status::Ok();
+}
+
 }  // namespace
 
 Result<QuantizedLinear> QuantizeRtnWithReport(std::span<const float> w, int n, int k, const HessianView& hessian,
                                               const QuantizeOptions& options, std::vector<std::string> fallbacks,
                                               const KernelTable& kernels, Pool& pool) {
-  LOWBIT_ASSIGN_OR_RETURN(QuantizedLinear q, QuantizeRtn(w, n, k, options, pool));
+  LOWBIT_ASSIGN_OR_RETURN(QuantizedLinear q, QuantizeRtn(w, n, k, options, nullptr, pool));
   const bool usable = hessian.data != nullptr && hessian.tokens > 0 && Finite(hessian, kernels);
   LOWBIT_ASSIGN_OR_RETURN(q.error, RelativeError(q, w, usable ? hessian : HessianView(), kernels, pool));
   q.fallbacks = std::move(fallbacks);
@@ -96,8 +116,9 @@ Result<QuantizedLinear> QuantizeGptq(std::span<const float> w, int n, int k, con
     largest = std::max(largest, static_cast<double>(diagonal[j]));
   }
   if (dead_columns == k) return rtn("every input column was zero during calibration");
-  const double mean = sum / (k - dead_columns);
-  if (!(mean > 0)) return rtn("the Hessian's diagonal is not positive");
+  if (!(sum > 0)) return rtn("the Hessian's diagonal is not positive");
+  const double mean = options.classic ? (sum + dead_columns) / k : sum / (k - dead_columns);
+  const float dead_diagonal = options.classic ? 1.0f : static_cast<float>(mean);
   if (dead_columns > 0)
     fallbacks.push_back(Format("%d of %d input columns were zero during calibration: their weights are stored as zero", dead_columns, k));
 
@@ -106,10 +127,11 @@ Result<QuantizedLinear> QuantizeGptq(std::span<const float> w, int n, int k, con
   const GptqProblem problem{w,
                             order,
                             dead,
-                            GridRule{options.bits, options.sym, options.mse},
+                            GridRule{options.bits, options.sym, options.mse, options.classic},
                             options.static_groups,
                             options.desc_act && !options.static_groups,
-                            options.block_size};
+                            options.block_size,
+                            options.hessian_mse ? diagonal.data() : nullptr};
 
   double damp = options.damp_percent, floor = 0;
   int floor_step = 0;
@@ -117,7 +139,7 @@ Result<QuantizedLinear> QuantizeGptq(std::span<const float> w, int n, int k, con
   for (;;) {
     LOWBIT_ASSIGN_OR_RETURN(Block u,
                             Block::Allocate(PackedFactor::Floats(k) * sizeof(float), MemoryClass::kScratch, "the inverse Hessian"));
-    LoadDamped(hessian, order, dead, static_cast<float>(mean), static_cast<float>(damp * mean + floor), u.as<float>(), pool);
+    LoadDamped(hessian, order, dead, dead_diagonal, static_cast<float>(damp * mean + floor), u.as<float>(), pool);
     const int failed = InverseFactor(u.as<float>(), k, kernels, pool);
     if (failed >= k)
       return Error(Code::kOutOfMemory, "Could not allocate scratch for the inverse Hessian of %d columns; close other programs", k);
@@ -127,6 +149,15 @@ Result<QuantizedLinear> QuantizeGptq(std::span<const float> w, int n, int k, con
       if (problem.groups_by_step) q.g_idx = GroupIndex(order, group_size);
       LOWBIT_ASSIGN_OR_RETURN(const double loss, SolveGptq(problem, factor, kernels, pool, &q));
       if (std::isfinite(loss)) {
+        if (options.row_guard) LOWBIT_RETURN_IF_ERROR(GuardRows(problem, options, hessian, kernels, pool, &q));
+        // Scales for the codes, codes for those scales, and scales for those codes: each lowers the error.
+        if (options.sweeps > 0) {
+          if (options.refit_scales) LOWBIT_RETURN_IF_ERROR(RefitScales(&q, w, hessian, kernels, pool).status());
+          LOWBIT_RETURN_IF_ERROR(DescendCodes(&q, w, hessian, options.sweeps, kernels, pool).status());
+        }
+        if (options.refit_scales) {
+          LOWBIT_ASSIGN_OR_RETURN(q.refitted_rows, RefitScales(&q, w, hessian, kernels, pool));
+        }
         LOWBIT_ASSIGN_OR_RETURN(q.error, RelativeError(q, w, hessian, kernels, pool));
         if (floor > 0) {
           fallbacks.push_back(Format("diagonal floor %g (%g of the largest Hessian diagonal) added to damping %g: %s", floor,

@@ -19,6 +19,7 @@ struct Task {
   const GptqProblem& problem;
   const PackedFactor& factor;
   const KernelTable& kernels;
+  const float* importance;  // of the steps
   QuantizedLinear* q;
   int row0, rows;
   // Scratch of this worker, lines of kGridRows:
@@ -26,7 +27,7 @@ struct Task {
   float* block;    // [block_size] the columns being solved
   float* errors;   // [block_size] minus the scaled errors
   float* scales;   // [groups] as stored
-  float* fitted;   // [groups] before rounding
+  float* fitted;   // [groups] as codes are chosen by, before rounding
   float* zeros;    // [groups]
   uint8_t* codes;  // [k]
 
@@ -47,7 +48,8 @@ struct Task {
       for (int c = 0; c < count; ++c)
         if (problem.dead[first + c]) std::fill(weights + size_t(c) * kGridRows, weights + size_t(c + 1) * kGridRows, 0.0f);
       const size_t at = size_t(group) * kGridRows;
-      FitGrid(weights, count, problem.rule, scales + at, zeros + at, fitted + at);
+      FitGrid(weights, count, problem.rule, scales + at, zeros + at, fitted + at,
+              problem.importance == nullptr ? nullptr : problem.importance + first);
     }
   }
 
@@ -60,12 +62,13 @@ struct Task {
     if (!problem.static_groups && p % q->group_size == 0) {
       // As in the reference code the grid is fitted on W, not on the block's copy: a group that starts inside a block
       // does not see the updates of that block. Fitting on fresh values is not better in general (late groups widen).
-      FitGrid(weights + size_t(p) * kGridRows, std::min(q->group_size, q->k - p), problem.rule, scale, zero, fit);
+      FitGrid(weights + size_t(p) * kGridRows, std::min(q->group_size, q->k - p), problem.rule, scale, zero, fit,
+              importance == nullptr ? nullptr : importance + p);
     }
     float* w = block + size_t(i) * kGridRows;
     float* error = errors + size_t(i) * kGridRows;
     float w_hat[kGridRows];
-    QuantizeColumn(w, fit, scale, zero, problem.rule.bits, codes + size_t(p) * kGridRows, w_hat);
+    QuantizeColumn(w, fit, problem.rule.classic ? fit : scale, zero, problem.rule.bits, codes + size_t(p) * kGridRows, w_hat);
     const float pivot = factor.Square(i1)[size_t(i) * factor.Rows(i1) + i];
     for (int r = 0; r < kGridRows; ++r) {
       error[r] = (w_hat[r] - w[r]) / pivot;
@@ -157,11 +160,25 @@ Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor,
   const size_t floats = line * (q->k + 2 * block + 3 * size_t(q->groups));
   const size_t task_bytes = floats * sizeof(float) + line * q->k;
   LOWBIT_ASSIGN_OR_RETURN(Block scratch, Block::Allocate(task_bytes * pool.threads(), MemoryClass::kScratch, "GPTQ row chunks"));
+  std::vector<float> importance;  // by step
+  for (int p = 0; problem.importance != nullptr && p < q->k; ++p) importance.push_back(problem.importance[problem.order[p]]);
   std::vector<double> losses(chunks);
   pool.Run(chunks, [&](int chunk, int worker) {
     float* base = reinterpret_cast<float*>(scratch.data() + worker * task_bytes);
-    Task task{problem, factor,  kernels, q,      chunk * kGridRows, std::min(kGridRows, q->n - chunk * kGridRows), base, nullptr, nullptr,
-              nullptr, nullptr, nullptr, nullptr};
+    Task task{problem,
+              factor,
+              kernels,
+              importance.empty() ? nullptr : importance.data(),
+              q,
+              chunk * kGridRows,
+              std::min(kGridRows, q->n - chunk * kGridRows),
+              base,
+              nullptr,
+              nullptr,
+              nullptr,
+              nullptr,
+              nullptr,
+              nullptr};
     task.block = task.weights + line * q->k;
     task.errors = task.block + line * block;
     task.scales = task.errors + line * block;

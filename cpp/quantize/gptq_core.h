@@ -39,6 +39,7 @@ struct GptqProblem {
   bool static_groups = false;   // grids from the original columns, before any update
   bool groups_by_step = false;  // group of a column = its step / group_size (desc_act), else its original place
   int block_size = 128;
+  const float* importance = nullptr;  // [k] of the range search, by original column; null = none
 };
 
 // Fills codes, scales and zeros of q (EmptyResult), not g_idx. Returns the sum of squared scaled errors, which equals

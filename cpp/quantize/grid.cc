@@ -18,16 +18,6 @@ constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it 
 
 float RoundHalfEven(float x) { return (x + kRound) - kRound; }
 
-// x >= 0 to the nearest f16 value, at least 2^-22 (below, f16 has fewer than three bits left and ends at zero) and at
-// most the largest finite one.
-float RoundScale(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const float normal = std::bit_cast<float>((bits + 0xfff + ((bits >> 13) & 1)) & ~uint32_t(0x1fff));
-  const float subnormal = (x + 0.5f) - 0.5f;  // the float adder rounds to multiples of 2^-24
-  const float rounded = x < 6.103515625e-5f ? subnormal : normal;
-  return std::min(std::max(rounded, 2.384185791015625e-7f), 65504.0f);
-}
-
 struct Square {
   float operator()(float x) const { return x * x; }
 };
@@ -65,22 +55,41 @@ struct Power {
   }
 };
 
-// Adds |w/s - q|^p of `columns` columns to error. Errors are in code units: no underflow for tiny weights.
+// The h of a group's columns, with a mean of 1: sums of errors stay in the middle of what f32 holds.
+struct Importance {
+  const float* values;  // null: 1 everywhere
+  float factor = 1;
+
+  Importance(const float* given, int columns) : values(given) {
+    double sum = 0;
+    for (int c = 0; given != nullptr && c < columns; ++c) sum += given[c];
+    if (sum > 0)
+      factor = static_cast<float>(columns / sum);
+    else
+      values = nullptr;
+  }
+  float At(int c) const { return values == nullptr ? 1.0f : values[c] * factor; }
+};
+
+// Adds h |w/s - q|^p of columns [first, end) to error. Errors are in code units: no underflow for tiny weights.
 template <typename Pow>
-void AddErrors(const float* tile, int columns, const float* inverse, const float* low, const float* high, Pow pow, float* error) {
-  for (int c = 0; c < columns; ++c, tile += kGridRows) {
+void AddErrors(const float* tile, int first, int end, const Importance& importance, const float* inverse, const float* low,
+               const float* high, Pow pow, float* error) {
+  tile += size_t(first) * kGridRows;
+  for (int c = first; c < end; ++c, tile += kGridRows) {
+    const float h = importance.At(c);
     for (int r = 0; r < kGridRows; ++r) {
       const float t = tile[r] * inverse[r];
       float q = t < low[r] ? low[r] : t;
       q = q > high[r] ? high[r] : q;
-      error[r] += pow(std::fabs(RoundHalfEven(q) - t));
+      error[r] += h * pow(std::fabs(RoundHalfEven(q) - t));
     }
   }
 }
 
 template <typename Pow>
-void SearchRange(const float* tile, int columns, const GridRule& rule, const float* minimum, const float* maximum, Pow pow, float* scale,
-                 float* zero) {
+void SearchRange(const float* tile, int columns, const GridRule& rule, const Importance& importance, const float* minimum,
+                 const float* maximum, Pow pow, float* scale, float* zero) {
   const float qmax = static_cast<float>((1 << rule.bits) - 1);
   float full[kGridRows], best[kGridRows];
   std::copy(scale, scale + kGridRows, full);
@@ -89,7 +98,8 @@ void SearchRange(const float* tile, int columns, const GridRule& rule, const flo
     const float p = static_cast<float>(1 - i / 100.0);
     float s[kGridRows], z[kGridRows], inverse[kGridRows], low[kGridRows], high[kGridRows], weight[kGridRows], error[kGridRows] = {};
     for (int r = 0; r < kGridRows; ++r) {
-      s[r] = RoundScale(p * (maximum[r] - minimum[r]) / qmax);
+      const float raw = p * (maximum[r] - minimum[r]) / qmax;
+      s[r] = rule.classic ? raw : RoundScale(raw);
       inverse[r] = 1 / s[r];
       z[r] = rule.sym ? zero[r] : RoundHalfEven(std::min(std::max(-p * minimum[r] / s[r], 0.0f), qmax));
       low[r] = -z[r];
@@ -99,7 +109,7 @@ void SearchRange(const float* tile, int columns, const GridRule& rule, const flo
     // Sums only grow: once every row is past its best, the candidate has lost.
     bool alive = true;
     for (int c = 0; c < columns && alive; c += kCheck) {
-      AddErrors(tile + size_t(c) * kGridRows, std::min(kCheck, columns - c), inverse, low, high, pow, error);
+      AddErrors(tile, c, std::min(columns, c + kCheck), importance, inverse, low, high, pow, error);
       int winning = 0;
       for (int r = 0; r < kGridRows; ++r) winning += error[r] * weight[r] < best[r];
       alive = winning > 0;
@@ -117,7 +127,15 @@ void SearchRange(const float* tile, int columns, const GridRule& rule, const flo
 
 }  // namespace
 
-void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale, float* zero, float* fitted) {
+float RoundScale(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const float normal = std::bit_cast<float>((bits + 0xfff + ((bits >> 13) & 1)) & ~uint32_t(0x1fff));
+  const float subnormal = (x + 0.5f) - 0.5f;  // the float adder rounds to multiples of 2^-24
+  const float rounded = x < 6.103515625e-5f ? subnormal : normal;
+  return std::min(std::max(rounded, 2.384185791015625e-7f), 65504.0f);
+}
+
+void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale, float* zero, float* fitted, const float* importance) {
   const float qmax = static_cast<float>((1 << rule.bits) - 1);
   float minimum[kGridRows] = {}, maximum[kGridRows] = {};  // zero is always inside the range
   for (int c = 0; c < columns; ++c) {
@@ -128,7 +146,8 @@ void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale,
     }
   }
   for (int r = 0; r < kGridRows; ++r) {
-    if (rule.sym) {
+    const bool half = rule.classic && minimum[r] == 0 && maximum[r] > 0;
+    if (rule.sym && !half) {
       maximum[r] = std::max(-minimum[r], maximum[r]);
       minimum[r] = -maximum[r];
     }
@@ -140,16 +159,18 @@ void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale,
     scale[r] = RoundScale(exact);
     // Rounding moves a scale by 2^-11 of itself, or much further where f16 ends; codes must then follow what is stored.
     const bool close = std::fabs(exact - scale[r]) <= scale[r] * 0x1p-10f;
-    const float used = fitted != nullptr && rule.mse == 0 && close ? exact : scale[r];
+    const float used = rule.classic || (fitted != nullptr && rule.mse == 0 && close) ? exact : scale[r];
     if (fitted != nullptr) fitted[r] = used;
     zero[r] = rule.sym ? (qmax + 1) / 2 : RoundHalfEven(std::min(std::max(-minimum[r] / used, 0.0f), qmax));
   }
   if (rule.mse == 2) {
-    SearchRange(tile, columns, rule, minimum, maximum, Square{}, scale, zero);
+    SearchRange(tile, columns, rule, Importance(importance, columns), minimum, maximum, Square{}, scale, zero);
   } else if (rule.mse > 0) {
-    SearchRange(tile, columns, rule, minimum, maximum, Power(rule.mse), scale, zero);
+    SearchRange(tile, columns, rule, Importance(importance, columns), minimum, maximum, Power(rule.mse), scale, zero);
   }
-  if (fitted != nullptr && rule.mse > 0) std::copy(scale, scale + kGridRows, fitted);
+  if (rule.mse == 0) return;
+  if (fitted != nullptr) std::copy(scale, scale + kGridRows, fitted);
+  for (int r = 0; r < kGridRows && rule.classic; ++r) scale[r] = RoundScale(scale[r]);
 }
 
 void QuantizeColumn(const float* w, const float* fitted, const float* scale, const float* zero, int bits, uint8_t* codes, float* w_hat) {

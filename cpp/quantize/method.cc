@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kMaxSide = 1 << 24;  // rows or columns; n * k then fits easily into size_t
 constexpr int kMaxBlockSize = 4096;
+constexpr int kMaxSweeps = 100;
 constexpr double kMinIncrement = 0.001;  // at most a thousand factorisations
 
 Status Expected(const char* what, const char* option, double received) {
@@ -29,6 +30,10 @@ Status CheckOptions(Method method, const QuantizeOptions& options) {
     return Expected("a number from 0.001 to below 1", "damp_auto_increment", options.damp_auto_increment);
   if (options.block_size < 1 || options.block_size > kMaxBlockSize)
     return Expected("integer between 1 and 4096", "block_size", options.block_size);
+  if (options.sweeps < 0 || options.sweeps > kMaxSweeps) return Expected("integer between 0 and 100", "sweeps", options.sweeps);
+  if (options.row_guard && options.desc_act && !options.static_groups)
+    return Error(Code::kInvalidArgument,
+                 "row_guard needs groups in the original order of columns: set static_groups, or leave desc_act out");
   if (options.min_tokens < 0) return Expected("integer of at least 0", "min_tokens", static_cast<double>(options.min_tokens));
   return Status::Ok();
 }
@@ -97,7 +102,7 @@ Result<QuantizedLinear> Quantize(Method method, const char* name, std::span<cons
 void Dequantize(const QuantizedLinear& q, std::span<float> out) {
   for (size_t row = 0; row < size_t(q.n); ++row) {
     for (int c = 0; c < q.k; ++c) {
-      const size_t grid = row * q.groups + (q.g_idx.empty() ? c / q.group_size : q.g_idx[c]);
+      const size_t grid = row * q.groups + (q.GroupOf(c));
       out[row * q.k + c] = q.scales[grid] * static_cast<float>(int(q.codes[row * q.k + c]) - int(q.zeros[grid]));
     }
   }

@@ -28,10 +28,15 @@ struct QuantizeOptions {
   bool sym = true;
   double mse = 0;  // exponent of the range search, 0 = off; 2.4 is the published choice, range [1, 8]
   // GPTQ only:
+  bool hessian_mse = false;    // the range search weighs columns by the Hessian's diagonal
+  bool refit_scales = false;   // quantize/refit_scales.h behind the solve
+  int sweeps = 0;              // passes of quantize/coordinate_descent.h behind the solve, 0 to 100
+  bool row_guard = false;      // rows that plain rounding leaves with a smaller error take its codes; not with stored column orders
   bool desc_act = false;       // columns by falling Hessian diagonal; groups follow that order (g_idx) unless static_groups
   bool static_groups = false;  // group grids from the original column order; keeps g_idx trivial with desc_act
   bool act_group_aware =
       true;  // group-aware order (GPTQModel): columns inside groups and groups by diagonal; g_idx stays trivial. Ignored with desc_act
+  bool classic = false;               // as the published code: see GridRule, and a dead column's diagonal is 1
   double damp_percent = 0.05;         // fraction of the mean Hessian diagonal added to it, in (0, 1)
   double damp_auto_increment = 0.01;  // added to damp_percent after each failed factorisation
   int block_size = 128;               // columns per lazy update; no effect on the result beyond rounding when groups are whole blocks
@@ -52,9 +57,12 @@ struct QuantizedLinear {
   std::vector<float> scales;   // [n][groups], every value exactly representable in f16
   std::vector<uint8_t> zeros;  // [n][groups]
   std::vector<int32_t> g_idx;  // [k] group of each column; empty when trivial (k / group_size)
+  int GroupOf(int column) const { return g_idx.empty() ? column / group_size : g_idx[column]; }
   // Report:
   double error = 0;                    // tr((W-Q) H (W-Q)^T) / tr(W H W^T), undamped H; relative squared weight error without H
   double damp_percent = 0;             // what was finally used
+  int guarded_rows = 0;                // rows that row_guard took from plain rounding
+  int refitted_rows = 0;               // rows with new scales
   int dead_columns = 0;                // columns whose Hessian diagonal was zero: codes set to the zero point
   std::vector<std::string> fallbacks;  // "damping raised from 0.05 to 0.07 ...", "RTN instead of GPTQ: ..."; empty normally
 };

@@ -14,8 +14,11 @@ namespace {
 constexpr int kColumns = 128;          // columns of H per GEMM call
 constexpr int kLanes = 2 * kGridRows;  // W - Q in the first half, W in the second
 
+// Sums of the rows of one chunk.
 struct Energy {
-  double error = 0, weight = 0;
+  double* error;
+  double* weight;
+  int rows;
 };
 
 // Lines [k][kLanes] of chunk rows, kColumns lines at a time: all rows of them fit the first caches.
@@ -27,7 +30,7 @@ void LoadLanes(const QuantizedLinear& q, const float* w, int row0, int rows, flo
       const float* scales = q.scales.data() + row * q.groups;
       const uint8_t* zeros = q.zeros.data() + row * q.groups;
       for (int c = first; c < end; ++c) {
-        const int group = q.g_idx.empty() ? c / q.group_size : q.g_idx[c];
+        const int group = q.GroupOf(c);
         const float value = w[row * q.k + c];
         const float w_hat = scales[group] * static_cast<float>(int(q.codes[row * q.k + c]) - int(zeros[group]));
         lanes[size_t(c) * kLanes + r] = value - w_hat;
@@ -38,22 +41,22 @@ void LoadLanes(const QuantizedLinear& q, const float* w, int row0, int rows, flo
 }
 
 // A sum per lane over at most kColumns lines, then over the lanes in double: independent additions, fixed order.
-void AddProducts(const float* a, const float* b, int lines, double factor, Energy* energy) {
+void AddProducts(const float* a, const float* b, int lines, double factor, const Energy& energy) {
   for (int first = 0; first < lines; first += kColumns) {
     float sums[kLanes] = {};
     for (int c = first; c < std::min(lines, first + kColumns); ++c)
       for (int i = 0; i < kLanes; ++i) sums[i] += a[size_t(c) * kLanes + i] * b[size_t(c) * kLanes + i];
-    for (int i = 0; i < kGridRows; ++i) {
-      energy->error += factor * sums[i];
-      energy->weight += factor * sums[kGridRows + i];
+    for (int i = 0; i < energy.rows; ++i) {
+      energy.error[i] += factor * sums[i];
+      energy.weight[i] += factor * sums[kGridRows + i];
     }
   }
 }
 
 }  // namespace
 
-Result<double> RelativeError(const QuantizedLinear& q, std::span<const float> w, const HessianView& hessian, const KernelTable& kernels,
-                             Pool& pool) {
+Result<RowErrors> ErrorsOfRows(const QuantizedLinear& q, std::span<const float> w, const HessianView& hessian, const KernelTable& kernels,
+                               Pool& pool) {
   const int n = q.n, k = q.k, chunks = (n + kGridRows - 1) / kGridRows, blocks = (k + kColumns - 1) / kColumns;
   // Columns [j0, j1) of H need its rows [0, j1) only.
   std::vector<size_t> offsets(blocks + 1, 0);
@@ -74,14 +77,14 @@ Result<double> RelativeError(const QuantizedLinear& q, std::span<const float> w,
   LOWBIT_ASSIGN_OR_RETURN(Block scratch,
                           Block::Allocate(task_floats * pool.threads() * sizeof(float), MemoryClass::kScratch, "the error of a layer"));
 
-  std::vector<Energy> energies(chunks);
+  RowErrors found{std::vector<double>(n, 0), std::vector<double>(n, 0)};
   pool.Run(chunks, [&](int chunk, int worker) {
     float* lanes = scratch.as<float>() + worker * task_floats;
     float* product = lanes + size_t(k) * kLanes;  // [kColumns][kLanes]
     const int row0 = chunk * kGridRows, rows = std::min(kGridRows, n - row0);
     if (rows < kGridRows) std::fill(lanes, lanes + size_t(k) * kLanes, 0.0f);
     LoadLanes(q, w.data(), row0, rows, lanes);
-    Energy* energy = &energies[chunk];
+    const Energy energy{found.error.data() + row0, found.weight.data() + row0, rows};
     if (!weighted) {
       AddProducts(lanes, lanes, k, 1, energy);
       return;
@@ -99,13 +102,18 @@ Result<double> RelativeError(const QuantizedLinear& q, std::span<const float> w,
       AddProducts(product, own, j1 - j0, 1, energy);
     }
   });
-  Energy total;
-  for (const Energy& energy : energies) {
-    total.error += energy.error;
-    total.weight += energy.weight;
+  return found;
+}
+
+Result<double> RelativeError(const QuantizedLinear& q, std::span<const float> w, const HessianView& hessian, const KernelTable& kernels,
+                             Pool& pool) {
+  LOWBIT_ASSIGN_OR_RETURN(const RowErrors rows, ErrorsOfRows(q, w, hessian, kernels, pool));
+  double error = 0, weight = 0;
+  for (int r = 0; r < q.n; ++r) {
+    error += rows.error[r];
+    weight += rows.weight[r];
   }
-  if (total.weight == 0 && total.error == 0) return 0.0;
-  return total.error / total.weight;
+  return weight == 0 && error == 0 ? 0.0 : error / weight;
 }
 
 }  // namespace lowbit

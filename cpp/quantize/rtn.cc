@@ -22,7 +22,8 @@ QuantizedLinear EmptyResult(int n, int k, const QuantizeOptions& options) {
   return q;
 }
 
-Result<QuantizedLinear> QuantizeRtn(std::span<const float> w, int n, int k, const QuantizeOptions& options, Pool& pool) {
+Result<QuantizedLinear> QuantizeRtn(std::span<const float> w, int n, int k, const QuantizeOptions& options, const float* importance,
+                                    Pool& pool) {
   QuantizedLinear q = EmptyResult(n, k, options);
   const GridRule rule{options.bits, options.sym, options.mse};
   const int tile_columns = std::min(k, q.group_size);
@@ -36,7 +37,7 @@ Result<QuantizedLinear> QuantizeRtn(std::span<const float> w, int n, int k, cons
     for (int group = 0; group < q.groups; ++group) {
       const int first = group * q.group_size, count = std::min(q.group_size, k - first);
       LoadTile(w.data() + size_t(row0) * k, k, rows, nullptr, first, count, tile);
-      FitGrid(tile, count, rule, scale, zero, fitted);
+      FitGrid(tile, count, rule, scale, zero, fitted, importance == nullptr ? nullptr : importance + first);
       for (int r = 0; r < rows; ++r) {
         q.scales[size_t(row0 + r) * q.groups + group] = scale[r];
         q.zeros[size_t(row0 + r) * q.groups + group] = static_cast<uint8_t>(zero[r]);

@@ -20,18 +20,20 @@ constexpr int kStep = 256;            // tokens per GEMM call: a 144-column tile
 constexpr int kTile = 144;            // columns and rows of one task: three strips of the AVX-512 GEMM
 constexpr int kSmallTile = 96;        // for narrow layers, whose few tiles would leave a thread waiting
 constexpr int kNarrow = 1024;
-constexpr int kPackTokens = 32;  // tokens per packing task; even, so that pairs stay together
-constexpr int kMirror = 64;      // mirrored in squares: one side of the copy walks down a column
+constexpr int kPackTokens = 32;         // tokens per packing task; even, so that pairs stay together
+constexpr float kLeastSquare = 1e-30f;  // added to the mean square of a row that is scaled: a row of zeros stays finite
+constexpr int kMirror = 64;             // mirrored in squares: one side of the copy walks down a column
 
 }  // namespace
 
-Result<Hessian> Hessian::Create(int k, const char* name, bool bf16) {
+Result<Hessian> Hessian::Create(int k, const char* name, bool bf16, TokenWeights weights) {
   if (k < 1 || k > kMaxColumns)
     return Error(Code::kInvalidArgument, "Expected integer between 1 and %d for the input columns of %s but received %d of type number",
                  kMaxColumns, name, k);
   Hessian hessian;
   hessian.k_ = k;
   hessian.bf16_ = bf16;
+  hessian.weights_ = weights;
   const size_t element = bf16 ? sizeof(uint16_t) : sizeof(float);
   LOWBIT_ASSIGN_OR_RETURN(hessian.matrix_, Block::Allocate(size_t(k) * k * sizeof(float), MemoryClass::kScratch, name));
   LOWBIT_ASSIGN_OR_RETURN(hessian.panels_, Block::Allocate(PanelFloats(kChunkTokens, k) * element, MemoryClass::kScratch, name));
@@ -44,6 +46,13 @@ Result<Hessian> Hessian::Create(int k, const char* name, bool bf16) {
 Status Hessian::Add(const float* x, size_t ldx, int64_t tokens, const KernelTable& kernels, Pool& pool) {
   if (finished_) return Error(Code::kInternal, "a Hessian of %d columns was added to after Finish", k_);
   if (bf16_ && kernels.gemm_bf16 == nullptr) return Error(Code::kInternal, "the kernels %s have no bf16 products", kernels.name);
+  if (weights_ == TokenWeights::kEqual) {
+    const size_t floats = (1 + size_t(pool.threads()) * kPackTokens) * k_;
+    if (scaled_.size() < floats * sizeof(float)) {
+      LOWBIT_ASSIGN_OR_RETURN(scaled_, Block::Allocate(floats * sizeof(float), MemoryClass::kScratch, "scaled calibration rows"));
+      std::fill(scaled_.as<float>(), scaled_.as<float>() + k_, 1.0f);
+    }
+  }
   std::vector<const float*> rows;
   std::vector<uint8_t> bad;
   for (int64_t next = 0; next < tokens; next += kChunkTokens) {
@@ -79,18 +88,27 @@ Status Hessian::Add(const float* x, size_t ldx, int64_t tokens, const KernelTabl
 void Hessian::Pack(const std::vector<const float*>& rows, uint8_t* bad, const KernelTable& kernels, Pool& pool) {
   const int count = static_cast<int>(rows.size());
   const size_t stride = bf16_ ? size_t(count + 1) / 2 * 2 * kPanelRows : size_t(count) * kPanelRows;
-  pool.Run((count + kPackTokens - 1) / kPackTokens, [&](int task, int) {
+  pool.Run((count + kPackTokens - 1) / kPackTokens, [&](int task, int worker) {
     const int begin = task * kPackTokens, end = std::min(count, begin + kPackTokens);
     for (int t = begin; t < end && bad != nullptr; ++t) bad[t] = !kernels.all_finite(rows[t], k_);
+    const float* own[kPackTokens];
+    std::copy(rows.begin() + begin, rows.begin() + end, own);
+    if (weights_ == TokenWeights::kEqual) {
+      float* scaled = scaled_.as<float>() + (1 + size_t(worker) * kPackTokens) * k_;
+      for (int t = 0; t < end - begin; ++t, scaled += k_) {
+        kernels.rms_norm(own[t], scaled_.as<float>(), scaled, size_t(k_), kLeastSquare);
+        own[t] = scaled;
+      }
+    }
     if (bf16_) {
-      kernels.pack_columns_bf16(rows.data() + begin, end - begin, k_, panels_.as<uint16_t>() + size_t(begin) * kPanelRows, stride);
+      kernels.pack_columns_bf16(own, end - begin, k_, panels_.as<uint16_t>() + size_t(begin) * kPanelRows, stride);
       return;
     }
     for (int t = begin; t < end; ++t) {
       float* out = panels_.as<float>() + size_t(t) * kPanelRows;
       for (int c = 0; c < k_; c += kPanelRows, out += stride) {
         const int width = std::min(kPanelRows, k_ - c);
-        std::memcpy(out, rows[t] + c, width * sizeof(float));
+        std::memcpy(out, own[t - begin] + c, width * sizeof(float));
         std::fill(out + width, out + kPanelRows, 0.0f);
       }
     }
@@ -130,6 +148,7 @@ void Hessian::Finish(Pool& pool) {
   if (finished_) return;
   finished_ = true;
   panels_ = Block();
+  scaled_ = Block();
   const float factor = tokens_ > 0 ? static_cast<float>(2.0 / static_cast<double>(tokens_)) : 0.0f;
   float* matrix = matrix_.as<float>();
   const int bands = (k_ + kMirror - 1) / kMirror;

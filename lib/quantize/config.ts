@@ -19,7 +19,8 @@ export function quantizationConfig(options: ResolvedOptions, checkpointFormat: C
   return {
     bits: settings.bits,
     group_size: settings.groupSize,
-    desc_act: method === 'gptq' && settings.descAct,
+    // What readers have to know: whether the file holds an order of columns.
+    desc_act: method === 'gptq' && settings.descAct && !settings.staticGroups,
     sym: settings.sym,
     lm_head: false,
     quant_method: 'gptq',

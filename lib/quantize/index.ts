@@ -83,7 +83,9 @@ async function run(
     try {
       const sink: SolveRun['sink'] = (target, result) => writeSolved(writer, target, result);
       const solveRun: SolveRun = { model, plan, targets: selection.targets, checkpointFormat, record, progress, signal, sink };
-      await (samples ? solveCalibrated(solveRun, samples, options.calibrationPrecision) : solveUncalibrated(solveRun));
+      await (samples
+        ? solveCalibrated(solveRun, samples, { precision: options.calibrationPrecision, tokenWeights: options.tokenWeights })
+        : solveUncalibrated(solveRun));
       const bytesAfter = await record.timed('write', async () => {
         const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
         await writeDense(writer, prepared.dense, { checkpoint, model, signal, onProgress: onBytes });

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { LowbitError, invalidArgument } from '../errors';
 import { abortSignal, boolean, callback, integer, oneOf, pathString, type Rule } from '../options';
 import { DynamicTable, type DynamicRules } from './dynamic';
+import { presets, type QuantizePreset, type TokenWeights } from './presets';
 import { checkEach, defaultSettings, settingRules, type SolveSettings } from './settings';
 
 export type CalibrationPrecision = 'fast' | 'exact';
@@ -53,6 +54,8 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly output: string;
   /** 'gptq' (needs calibration) or 'rtn', plain rounding. Default 'gptq'. */
   readonly method?: QuantizeMethod;
+  /** Settings of 'gptq' by name; settings given beside it win. Default 'fast'. */
+  readonly preset?: QuantizePreset;
   /** Layout of the output: Hugging Face GPTQ checkpoint. Default 'gptq'. */
   readonly format?: 'gptq';
   /** Required for 'gptq', unused by 'rtn'. */
@@ -67,6 +70,11 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
    * Default 'fast'.
    */
   readonly calibrationPrecision?: CalibrationPrecision;
+  /**
+   * What a token counts for in the Hessians. 'magnitude', as published: the square of its input, which lets the first token of models with
+   * attention sinks outweigh all others; 'equal': all the same. Default: that of the preset, 'magnitude' for 'fast' and 'compat'.
+   */
+  readonly tokenWeights?: TokenWeights;
   /** Settings for single linears by regular expression, or false to leave them dense. */
   readonly dynamic?: DynamicRules;
   /** The output head stays dense; true is UNSUPPORTED. */
@@ -88,12 +96,14 @@ export interface ResolvedOptions {
   readonly model: string;
   readonly output: string; // absolute
   readonly method: QuantizeMethod;
+  readonly preset: QuantizePreset | undefined; // of 'gptq'
   readonly format: 'gptq';
   readonly settings: SolveSettings;
   readonly calibration: CalibrationSource | undefined;
   readonly calibrationSamples: number;
   readonly calibrationLength: number;
   readonly calibrationPrecision: CalibrationPrecision;
+  readonly tokenWeights: TokenWeights;
   readonly dynamic: DynamicTable;
   readonly threads: number; // 0 = all usable physical cores
   readonly overwrite: boolean;
@@ -122,12 +132,14 @@ const spec = {
   model: pathString,
   output: pathString,
   method: oneOf('gptq', 'rtn'),
+  preset: oneOf('quality', 'fast', 'compat'),
   format: oneOf('gptq'),
   ...settingRules,
   calibration,
   calibrationSamples: integer(1, 1_000_000),
   calibrationLength: integer(16, 32_768),
   calibrationPrecision: oneOf('fast', 'exact'),
+  tokenWeights: oneOf('magnitude', 'equal'),
   dynamic: ((_option, value) => value) as Rule<unknown>,
   lmHead,
   threads: integer(1, 256),
@@ -159,21 +171,32 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
       ),
     );
   }
+  if (method !== 'gptq' && given.preset !== undefined) {
+    problems.push(
+      new LowbitError('INVALID_ARGUMENT', `preset is a choice of settings of 'gptq': leave it out for '${method}'`, { option: 'preset' }),
+    );
+  }
+  const preset = method === 'gptq' ? (checked.preset ?? 'fast') : undefined;
   const dynamic = DynamicTable.parse(checked.dynamic, problems);
   if (problems.length !== before) return undefined;
   const settings = Object.fromEntries(
-    Object.entries(defaultSettings).map(([name, fallback]) => [name, checked[name as keyof SolveSettings] ?? fallback]),
+    Object.entries({ ...defaultSettings, ...(preset && presets[preset].settings) }).map(([name, fallback]) => [
+      name,
+      checked[name as keyof SolveSettings] ?? fallback,
+    ]),
   );
   return {
     model: checked.model as string,
     output: path.resolve(checked.output as string),
     method,
+    preset,
     format: 'gptq',
     settings: settings as unknown as SolveSettings,
     calibration: checked.calibration,
     calibrationSamples: checked.calibrationSamples ?? 128,
     calibrationLength: checked.calibrationLength ?? 512,
     calibrationPrecision: checked.calibrationPrecision ?? 'fast',
+    tokenWeights: checked.tokenWeights ?? presets[preset ?? 'fast'].tokenWeights,
     dynamic,
     threads: checked.threads ?? 0,
     overwrite: checked.overwrite ?? false,

@@ -43,6 +43,7 @@ export async function prepare(given: unknown): Promise<Prepared> {
   if (plan === undefined || sideFiles === undefined) throw joinProblems(problems);
   const candidates = quantizableWeights(plan).flatMap(({ weights }) => weights);
   const selection = selectTargets(plan, candidates, options.settings, options.dynamic, problems);
+  if (options.method === 'gptq') checkGuard(selection, problems);
   const samples = await collect(problems, async () => samplesOf(options, checkpoint, plan));
   const dense = denseTensors(checkpoint, plan, selection.targets);
   const targets = [...selection.targets.values()];
@@ -200,6 +201,22 @@ async function freeBytes(directory: string): Promise<number | undefined> {
 
 function megabytes(bytes: number): string {
   return `${Math.ceil(bytes / 1e6)} MB`;
+}
+
+/** The guard takes rows of codes whose groups are those of the file. */
+function checkGuard({ targets }: Selection, problems: LowbitError[]): void {
+  const wrong = [...targets.values()].filter(({ settings }) => settings.rowGuard && settings.descAct && !settings.staticGroups);
+  if (wrong.length === 0) return;
+  problems.push(
+    new LowbitError(
+      'INVALID_ARGUMENT',
+      `rowGuard needs groups in the order of the columns, but descAct scatters them (${listed(
+        wrong.map(({ name }) => name),
+        3,
+      )}): set staticGroups too`,
+      { option: 'rowGuard' },
+    ),
+  );
 }
 
 function warningsFor(

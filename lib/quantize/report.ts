@@ -175,13 +175,35 @@ export class RunRecord {
   }
 }
 
-const gptqSettings: readonly (keyof SolveSettings)[] = ['descAct', 'staticGroups', 'actGroupAware', 'dampPercent', 'dampAutoIncrement'];
+const gptqSettings: readonly (keyof SolveSettings)[] = [
+  'descAct',
+  'staticGroups',
+  'actGroupAware',
+  'hessianMse',
+  'refitScales',
+  'sweeps',
+  'rowGuard',
+  'classic',
+  'dampPercent',
+  'dampAutoIncrement',
+];
 
 function usedOptions(options: ResolvedOptions): Record<string, unknown> {
-  const { method, format, settings, calibrationSamples, calibrationLength, calibrationPrecision, dynamic, threads, maxShardBytes } =
-    options;
+  const {
+    method,
+    preset,
+    format,
+    settings,
+    calibrationSamples,
+    calibrationLength,
+    calibrationPrecision,
+    tokenWeights,
+    dynamic,
+    threads,
+    maxShardBytes,
+  } = options;
   const shared = { method, format, ...settings, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
-  if (method === 'gptq') return { ...shared, calibrationSamples, calibrationLength, calibrationPrecision };
+  if (method === 'gptq') return { ...shared, preset, calibrationSamples, calibrationLength, calibrationPrecision, tokenWeights };
   return Object.fromEntries(Object.entries(shared).filter(([name]) => !gptqSettings.includes(name as keyof SolveSettings)));
 }
 

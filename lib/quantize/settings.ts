@@ -3,7 +3,7 @@
  * Ranges are the engine's (cpp/quantize/method.h); this file only checks and never computes.
  */
 import { LowbitError, invalidArgument } from '../errors';
-import { boolean, checkOptions, type Checked, type OptionSpec, type Rule } from '../options';
+import { boolean, checkOptions, integer, type Checked, type OptionSpec, type Rule } from '../options';
 
 /** What may differ from linear to linear (through `dynamic`). */
 export interface SolveSettings {
@@ -21,6 +21,19 @@ export interface SolveSettings {
   readonly actGroupAware: boolean;
   /** Exponent of the search for a smaller range per group: 0 = off, otherwise 1 to 8; 2.4 is the published choice. Default 0. */
   readonly mse: number;
+  /** GPTQ: that search weighs columns by the Hessian's diagonal. Default false. */
+  readonly hessianMse: boolean;
+  /** GPTQ: behind the solve, the scales of a row once more, all at once and in closed form, where that lowers its error. Default false. */
+  readonly refitScales: boolean;
+  /** GPTQ: passes behind the solve that give one code after the other its best value beside the rest, 0 to 100. Default 0. */
+  readonly sweeps: number;
+  /** GPTQ: rows that plain rounding leaves with a smaller error take its codes. Not with a stored column order. Default false. */
+  readonly rowGuard: boolean;
+  /**
+   * GPTQ: as in the published code where lowbit does better: errors are those of scales that are not yet rounded to f16, dead columns have a
+   * diagonal of 1, groups without negative weights use half of a symmetric grid. Default false.
+   */
+  readonly classic: boolean;
   /** GPTQ: fraction of the mean Hessian diagonal that is added to it, in (0, 1). Default 0.05. */
   readonly dampPercent: number;
   /** GPTQ: added to dampPercent after each failed factorisation, in (0, 1). Default 0.01. */
@@ -35,6 +48,11 @@ export const defaultSettings: SolveSettings = {
   staticGroups: false,
   actGroupAware: true,
   mse: 0,
+  hessianMse: false,
+  refitScales: false,
+  sweeps: 0,
+  rowGuard: false,
+  classic: false,
   dampPercent: 0.05,
   dampAutoIncrement: 0.01,
 };
@@ -66,6 +84,11 @@ export const settingRules = {
   staticGroups: boolean,
   actGroupAware: boolean,
   mse,
+  hessianMse: boolean,
+  refitScales: boolean,
+  sweeps: integer(0, 100),
+  rowGuard: boolean,
+  classic: boolean,
   dampPercent: fraction,
   dampAutoIncrement: fraction,
 } satisfies { readonly [K in keyof SolveSettings]: Rule<SolveSettings[K]> };

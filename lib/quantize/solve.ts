@@ -11,6 +11,7 @@ import {
   native,
   runJob,
   type CalibrationHandle,
+  type CalibrationSpec,
   type CalibrationStop,
   type ModelHandle,
   type SolveOptions,
@@ -18,7 +19,7 @@ import {
 } from '../native';
 import { minTotalTokens, type CalibrationSamples } from './calibration';
 import { partShapes, type CheckpointFormat, type Target } from './layout';
-import type { CalibrationPrecision, QuantizeMethod } from './options';
+import type { QuantizeMethod } from './options';
 import { type ProgressTracker, hessianWork, roundWork, runWork, solveWork, type Step } from './progress';
 import type { RunRecord } from './report';
 
@@ -71,12 +72,15 @@ function solveStep(targets: ReadonlyMap<number, Target>, { block, weights }: Sto
   };
 }
 
+/** How a calibration computes: see QuantizeOptions. */
+type Arithmetic = Pick<CalibrationSpec, 'precision' | 'tokenWeights'>;
+
 /** GPTQ: calibrates and solves stop by stop. @throws {LowbitError} CANCELLED; what the engine reports */
-export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples, precision: CalibrationPrecision): Promise<void> {
+export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples, arithmetic: Arithmetic): Promise<void> {
   const { model, plan, targets, record, progress, signal } = run;
   const { tokens, offsets } = samples;
   const calibration = await record.timed('calibrate', () =>
-    runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets, precision }, control)),
+    runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets, ...arithmetic }, control)),
   );
   try {
     const stops = stopsOf(plan);

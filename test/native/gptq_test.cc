@@ -4,12 +4,12 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "base/half.h"
 #include "check.h"
+#include "layers.h"
 #include "quantize/gptq_core.h"
 #include "quantize/order.h"
 #include "quantize/rtn.h"
@@ -18,37 +18,7 @@
 namespace {
 
 using namespace lowbit;
-
-struct Layer {
-  int n = 0, k = 0;
-  std::vector<float> w, h;
-  HessianView View(int64_t tokens = 1000) const { return {h.data(), k, tokens}; }
-};
-
-double Normal(std::mt19937& random) {  // the same numbers with every standard library
-  const double u = (random() + 0.5) / 4294967296.0, v = random() / 4294967296.0;
-  return std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v);
-}
-
-// Inputs: a moving average along the columns, each column with its own (log-normal) size.
-Layer Correlated(int n, int k, uint32_t seed) {
-  std::mt19937 random(seed);
-  Layer layer{n, k, std::vector<float>(size_t(n) * k), std::vector<float>(size_t(k) * k)};
-  for (float& w : layer.w) w = static_cast<float>(0.02 * Normal(random));
-  std::vector<double> size(k), x(k), sum(size_t(k) * k, 0);
-  for (double& s : size) s = std::exp(0.8 * Normal(random));
-  const int tokens = 3 * k;
-  for (int t = 0; t < tokens; ++t) {
-    double last = 0;
-    for (int j = 0; j < k; ++j) x[j] = size[j] * (last = 0.8 * last + 0.6 * Normal(random));
-    for (int i = 0; i < k; ++i)
-      for (int j = 0; j <= i; ++j) sum[size_t(i) * k + j] += x[i] * x[j];
-  }
-  for (int i = 0; i < k; ++i)
-    for (int j = 0; j <= i; ++j)
-      layer.h[size_t(i) * k + j] = layer.h[size_t(j) * k + i] = static_cast<float>(2 * sum[size_t(i) * k + j] / tokens);
-  return layer;
-}
+using namespace lowbit_test;
 
 Result<QuantizedLinear> Run(const Layer& layer, const QuantizeOptions& options, Method method = Method::kGptq, int threads = 1) {
   Pool pool(threads);
@@ -97,22 +67,6 @@ bool Mentions(const QuantizedLinear& q, const std::string& text) {
   return false;
 }
 
-// tr(D H D^T) of D = W - W_hat, in double.
-double ErrorEnergy(const Layer& layer, const std::vector<float>& w_hat) {
-  double sum = 0;
-  for (int r = 0; r < layer.n; ++r) {
-    std::vector<double> d(layer.k);
-    for (int j = 0; j < layer.k; ++j)
-      d[j] = double(layer.w[size_t(r) * layer.k + j]) - (w_hat.empty() ? 0 : w_hat[size_t(r) * layer.k + j]);
-    for (int i = 0; i < layer.k; ++i) {
-      double product = 0;
-      for (int j = 0; j < layer.k; ++j) product += layer.h[size_t(i) * layer.k + j] * d[j];
-      sum += product * d[i];
-    }
-  }
-  return sum;
-}
-
 // ---- GPTQ as published, in double, one column at a time: explicit inverse, no blocks but for the published habit of
 // fitting a group's grid on weights that lack the updates of the current block of 128 columns.
 class Reference {
@@ -159,12 +113,12 @@ class Reference {
   }
 
  private:
-  static double Stored(double scale) { return HalfToFloat(FloatToHalf(static_cast<float>(scale))); }
+  double Stored(double scale) const { return o_.classic ? scale : HalfToFloat(FloatToHalf(static_cast<float>(scale))); }
 
   void FitRange(const std::vector<double>& w, double* scale, double* zero) const {
     const double qmax = (1 << o_.bits) - 1;
     double high = std::max(0.0, *std::max_element(w.begin(), w.end())), low = std::min(0.0, *std::min_element(w.begin(), w.end()));
-    if (o_.sym) low = -(high = std::max(high, -low));
+    if (o_.sym && !(o_.classic && low == 0)) low = -(high = std::max(high, -low));
     *scale = static_cast<float>(high - low) / static_cast<float>(qmax);  // f32 as in the engine: ties depend on it
     *zero = o_.sym ? (qmax + 1) / 2 : std::clamp(std::nearbyint(-low / *scale), 0.0, qmax);
   }
@@ -248,6 +202,68 @@ LOWBIT_TEST(GptqGolden) {
   Pool pool(1);
   EXPECT(InverseFactor(u.data(), 4, *RefKernels(), pool) == -1);
   for (int i = 0; i < 16; ++i) EXPECT_NEAR(u[i], expected[i], 1e-6);
+}
+
+// The same golden case in the published arithmetic (numpy, double): scales are those of the range, not yet rounded.
+LOWBIT_TEST(ClassicGptqGolden) {
+  const Layer layer{2,
+                    4,
+                    {0.9f, -0.4f, 0.25f, -1.1f, 0.3f, 0.7f, -0.6f, 0.05f},
+                    {2, 1.2f, .4f, 0, 1.2f, 1.5f, .3f, .2f, .4f, .3f, 1, -.5f, 0, .2f, -.5f, .8f}};
+  const struct {
+    int bits;
+    bool sym;
+    std::vector<uint8_t> codes, zeros;
+    double scales[2];
+  } cases[] = {
+      {2, false, {3, 2, 2, 0, 2, 2, 0, 2}, {2, 1}, {0.6666667, 0.4333333}},
+      {3, false, {7, 3, 5, 0, 5, 6, 0, 4}, {4, 3}, {2.0 / 7, 1.3 / 7}},
+      {3, true, {7, 3, 5, 1, 6, 7, 1, 4}, {4, 4}, {0.3142857, 0.2}},
+  };
+  for (const auto& c : cases) {
+    QuantizeOptions options = Options(c.bits, -1, c.sym);
+    options.damp_percent = 0.01;
+    options.act_group_aware = false;
+    options.classic = true;
+    const auto q = Run(layer, options);
+    EXPECT(q.value().codes == c.codes);
+    EXPECT(q.value().zeros == c.zeros);
+    for (int r = 0; r < 2; ++r) EXPECT_NEAR(q.value().scales[r], c.scales[r], 0x1p-11 * c.scales[r]);
+  }
+}
+
+LOWBIT_TEST(ClassicGptqMatchesPlainSolverInDouble) {
+  Layer layer = Correlated(70, 200, 12);
+  for (int c = 64; c < 128; ++c)
+    layer.w[size_t(5) * layer.k + c] = std::fabs(layer.w[size_t(5) * layer.k + c]);  // a group without negatives
+  for (const OrderCase& order : kOrders) {
+    for (const int bits : {2, 3, 4}) {
+      QuantizeOptions options = WithOrder(Options(bits, 64, bits != 4), order);
+      options.classic = true;
+      options.damp_percent = 0.01;
+      const auto q = Run(layer, options);
+      QuantizedLinear reference = q.value();
+      Reference(layer, options).Solve(&reference.codes);
+      EXPECT(Differing(q.value().codes, reference.codes) < 0.01);
+    }
+  }
+}
+
+LOWBIT_TEST(ClassicHalfRange) {
+  // No negative weight in the second group: its scale is that of [0, m].
+  Layer layer = Correlated(48, 128, 13);
+  for (int r = 0; r < layer.n; ++r)
+    for (int c = 64; c < 128; ++c) layer.w[size_t(r) * layer.k + c] = std::fabs(layer.w[size_t(r) * layer.k + c]);
+  QuantizeOptions options = Options(4, 64, true);
+  options.static_groups = true;
+  const QuantizedLinear plain = Run(layer, options).value();
+  options.classic = true;
+  const QuantizedLinear classic = Run(layer, options).value();
+  for (int r = 0; r < layer.n; ++r) {
+    EXPECT(classic.scales[size_t(r) * 2] == plain.scales[size_t(r) * 2]);
+    EXPECT_NEAR(classic.scales[size_t(r) * 2 + 1], plain.scales[size_t(r) * 2 + 1] / 2, 0x1p-10 * plain.scales[size_t(r) * 2 + 1]);
+    EXPECT(classic.zeros[size_t(r) * 2 + 1] == 8);
+  }
 }
 
 // A few codes flip where a weight lies within f32 rounding of the middle of two grid points, and each flip shifts what

@@ -27,26 +27,28 @@ std::vector<float> TileOf(const std::vector<std::vector<float>>& rows) {
   return tile;
 }
 
-Grids Fit(const std::vector<std::vector<float>>& rows, const GridRule& rule) {
+Grids Fit(const std::vector<std::vector<float>>& rows, const GridRule& rule, const std::vector<float>& importance = {}) {
   Grids grids;
-  FitGrid(TileOf(rows).data(), static_cast<int>(rows[0].size()), rule, grids.scale, grids.zero);
+  FitGrid(TileOf(rows).data(), static_cast<int>(rows[0].size()), rule, grids.scale, grids.zero, nullptr,
+          importance.empty() ? nullptr : importance.data());
   return grids;
 }
 
 bool IsHalf(float x) { return HalfToFloat(FloatToHalf(x)) == x; }
 
-double Loss(const std::vector<float>& row, double scale, double zero, int bits, double p) {
+// sum h |w_hat - w|^p with h 1 where importance is empty.
+double Loss(const std::vector<float>& row, double scale, double zero, int bits, double p, const std::vector<float>& importance = {}) {
   const double qmax = (1 << bits) - 1;
   double sum = 0;
-  for (const float w : row) {
-    const double q = std::clamp(std::nearbyint(w / scale) + zero, 0.0, qmax);
-    sum += std::pow(std::fabs(scale * (q - zero) - w), p);
+  for (size_t c = 0; c < row.size(); ++c) {
+    const double q = std::clamp(std::nearbyint(row[c] / scale) + zero, 0.0, qmax);
+    sum += (importance.empty() ? 1 : importance[c]) * std::pow(std::fabs(scale * (q - zero) - row[c]), p);
   }
   return sum;
 }
 
 // The published search, row by row.
-double BestLoss(const std::vector<float>& row, const GridRule& rule) {
+double BestLoss(const std::vector<float>& row, const GridRule& rule, const std::vector<float>& importance = {}) {
   const double qmax = (1 << rule.bits) - 1;
   double high = std::max(0.0f, *std::max_element(row.begin(), row.end())), low = std::min(0.0f, *std::min_element(row.begin(), row.end()));
   if (rule.sym) low = -(high = std::max(high, -low));
@@ -54,7 +56,7 @@ double BestLoss(const std::vector<float>& row, const GridRule& rule) {
   for (int i = 0; i < 80; ++i) {
     const double p = 1 - i / 100.0, scale = HalfToFloat(FloatToHalf(static_cast<float>(p * (high - low) / qmax)));
     const double zero = rule.sym ? (qmax + 1) / 2 : std::nearbyint(-p * low / scale);
-    best = std::min(best, Loss(row, scale, zero, rule.bits, rule.mse));
+    best = std::min(best, Loss(row, scale, zero, rule.bits, rule.mse, importance));
   }
   return best;
 }
@@ -168,6 +170,34 @@ LOWBIT_TEST(RangeSearchFindsTheBestCandidate) {
       }
     }
   }
+}
+
+LOWBIT_TEST(RangeSearchWeighsColumns) {
+  const int columns = 67;
+  std::vector<std::vector<float>> rows;
+  for (int r = 0; r < kGridRows; ++r) rows.push_back(HeavyTailed(columns, 7000 + r));
+  std::vector<float> importance = HeavyTailed(columns, 5);
+  for (float& h : importance) h = h * h * 1e6f;  // over many orders of magnitude, as the diagonal of a Hessian
+  importance[3] = 0;
+  int moved = 0;
+  for (const GridRule& rule : {GridRule{2, true, 2.4}, GridRule{3, false, 2}, GridRule{4, true, 2}}) {
+    const Grids grids = Fit(rows, rule, importance), plain = Fit(rows, rule);
+    for (int r = 0; r < kGridRows; ++r) {
+      const double best = BestLoss(rows[r], rule, importance);
+      EXPECT(Loss(rows[r], grids.scale[r], grids.zero[r], rule.bits, rule.mse, importance) <= best * (1 + 1e-3));
+      moved += grids.scale[r] != plain.scale[r];
+    }
+    // Only ratios count, and no importance at all is the same importance for all.
+    for (const float factor : {1e-30f, 1e20f}) {
+      std::vector<float> scaled = importance;
+      for (float& h : scaled) h *= factor;
+      const Grids same = Fit(rows, rule, scaled);
+      for (int r = 0; r < kGridRows; ++r) EXPECT(std::fabs(same.scale[r] / grids.scale[r] - 1) < 0.02f);
+    }
+    const Grids zeros = Fit(rows, rule, std::vector<float>(columns, 0)), ones = Fit(rows, rule, std::vector<float>(columns, 3.5f));
+    for (int r = 0; r < kGridRows; ++r) EXPECT(zeros.scale[r] == plain.scale[r] && ones.scale[r] == plain.scale[r]);
+  }
+  EXPECT(moved > kGridRows);
 }
 
 LOWBIT_TEST(RangeSearchKeepsTheFirstOfEqualCandidates) {

@@ -24,8 +24,8 @@ std::vector<float> Values(size_t count, uint32_t seed) {
 
 // Feeds x in parts of the given sizes and finishes.
 Hessian Accumulate(const std::vector<float>& x, size_t ldx, int k, const std::vector<int>& parts, Pool& pool,
-                   const KernelTable& kernels = *RefKernels(), bool bf16 = false) {
-  Hessian hessian = std::move(Hessian::Create(k, "test", bf16).value());
+                   const KernelTable& kernels = *RefKernels(), bool bf16 = false, TokenWeights weights = TokenWeights::kMagnitude) {
+  Hessian hessian = std::move(Hessian::Create(k, "test", bf16, weights).value());
   const float* next = x.data();
   for (const int tokens : parts) {
     EXPECT(hessian.Add(next, ldx, tokens, kernels, pool).ok());
@@ -157,4 +157,28 @@ LOWBIT_TEST(HessianRefusesMisuse) {
   EXPECT_ERROR(hessian.Add(x, 1, 1, *RefKernels(), pool), Code::kInternal, "after Finish");
   Hessian bf16 = std::move(Hessian::Create(1, "layer.0", true).value());
   EXPECT_ERROR(bf16.Add(x, 1, 1, *RefKernels(), pool), Code::kInternal, "ref have no bf16 products");
+}
+
+LOWBIT_TEST(EqualTokensAreThoseOfScaledRows) {
+  const int k = 37, tokens = 1500;  // more than a chunk
+  std::vector<float> x = Values(size_t(tokens) * k, 3);
+  for (int t = 0; t < tokens; ++t)
+    for (int j = 0; j < k; ++j) x[size_t(t) * k + j] *= t % 512 == 0 ? 5000.0f : 0.01f * float(1 + t % 7);
+  std::fill(x.begin() + 40 * k, x.begin() + 41 * k, 0.0f);         // a row of zeros
+  x[size_t(90) * k + 5] = std::numeric_limits<float>::infinity();  // left out
+  std::vector<float> scaled;
+  for (int t = 0; t < tokens; ++t) {
+    double square = 0;
+    for (int j = 0; j < k; ++j) square += double(x[size_t(t) * k + j]) * x[size_t(t) * k + j] / k;
+    for (int j = 0; j < k && t != 90; ++j) scaled.push_back(static_cast<float>(square > 0 ? x[size_t(t) * k + j] / std::sqrt(square) : 0));
+  }
+  Pool one(1), three(3);
+  const Hessian equal = Accumulate(x, k, k, {700, 800}, three, *RefKernels(), false, TokenWeights::kEqual);
+  const Hessian same = Accumulate(x, k, k, {700, 800}, one, *RefKernels(), false, TokenWeights::kEqual);
+  const Hessian expected = Accumulate(scaled, k, k, {tokens - 1}, one);
+  EXPECT(equal.tokens() == tokens - 1 && equal.dropped_rows() == 1);
+  for (int i = 0; i < k * k; ++i) {
+    EXPECT_NEAR(equal.data()[i], expected.data()[i], 1e-5 * 2 * k);  // a trace of 2k, summed in another order
+    EXPECT(equal.data()[i] == same.data()[i]);
+  }
 }

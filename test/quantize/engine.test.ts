@@ -83,6 +83,8 @@ const orders: [string, Partial<QuantizeOptions>, boolean][] = [
   ['no order', { actGroupAware: false }, true],
   ['descAct', { descAct: true, groupSize: 32 }, false],
   ['descAct with static groups', { descAct: true, staticGroups: true, groupSize: 32 }, true],
+  ['the preset quality', { preset: 'quality', groupSize: 32 }, true],
+  ['the preset compat', { preset: 'compat', groupSize: 64 }, true],
   ['asymmetric with range search', { sym: false, mse: 2.4, groupSize: 32 }, true],
 ];
 

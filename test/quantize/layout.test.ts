@@ -171,13 +171,14 @@ describe('quantization_config', () => {
     expect(quantizationConfig(options, 'gptq_v2', '1')).toMatchObject({
       bits: 3,
       group_size: -1,
-      desc_act: true,
+      desc_act: false, // no order is stored
       sym: false,
       checkpoint_format: 'gptq_v2',
       format: 'gptq_v2',
       dynamic: { '.*v_proj': { bits: 8 } },
       meta: { static_groups: true, act_group_aware: false, mse: 2.4 },
     });
+    expect(quantizationConfig(resolved({ descAct: true }), 'gptq', '1')).toMatchObject({ desc_act: true });
     const rtn = quantizationConfig(resolved({ method: 'rtn', descAct: true }), 'gptq', '1');
     expect(rtn).toMatchObject({ desc_act: false, quant_method: 'gptq' });
     expect(rtn['meta']).toEqual({ quantizer: ['lowbit:1'], mse: 0, algorithm: 'rtn' });

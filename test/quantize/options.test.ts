@@ -27,17 +27,43 @@ test('defaults are those that are documented', () => {
       staticGroups: false,
       actGroupAware: true,
       mse: 0,
+      hessianMse: false,
+      refitScales: false,
+      sweeps: 0,
+      rowGuard: false,
+      classic: false,
       dampPercent: 0.05,
       dampAutoIncrement: 0.01,
     },
     calibrationSamples: 128,
     calibrationLength: 512,
     calibrationPrecision: 'fast',
+    tokenWeights: 'magnitude',
     threads: 0,
     overwrite: false,
     maxShardBytes: 4 * 2 ** 30,
   });
   expect(problems).toEqual([]);
+});
+
+test('a preset gives settings, and settings beside it win', () => {
+  const settings = (options: object): unknown => resolveOptions({ ...base, ...options }, [])?.settings;
+  expect(settings({ preset: 'quality' })).toMatchObject({
+    bits: 4,
+    descAct: true,
+    staticGroups: true,
+    mse: 2,
+    hessianMse: true,
+    rowGuard: true,
+    sweeps: 4,
+    refitScales: true,
+  });
+  expect(resolveOptions({ ...base, preset: 'quality' }, [])?.tokenWeights).toBe('equal');
+  expect(resolveOptions({ ...base, preset: 'quality', tokenWeights: 'magnitude' }, [])?.tokenWeights).toBe('magnitude');
+  expect(settings({ preset: 'compat' })).toMatchObject({ actGroupAware: false, dampPercent: 0.01, classic: true, refitScales: false });
+  expect(settings({ preset: 'fast' })).toEqual(settings({}));
+  expect(settings({ preset: 'quality', rowGuard: false, mse: 2.4, bits: 3 })).toMatchObject({ rowGuard: false, mse: 2.4, bits: 3 });
+  expect(problemsOf({ ...base, method: 'rtn', preset: 'quality' })[0]?.message).toContain("preset is a choice of settings of 'gptq'");
 });
 
 test('undefined counts as absent', () => {
@@ -48,6 +74,7 @@ const expected: Record<string, string> = {
   model: 'non-empty path',
   output: 'non-empty path',
   method: 'one of "gptq", "rtn"',
+  preset: 'one of "quality", "fast", "compat"',
   format: 'one of "gptq"',
   bits: 'one of 2, 3, 4, 8',
   groupSize: 'one of 32, 64, 128, -1',
@@ -56,11 +83,17 @@ const expected: Record<string, string> = {
   staticGroups: 'boolean',
   actGroupAware: 'boolean',
   mse: '0 or a number between 1 and 8',
+  hessianMse: 'boolean',
+  refitScales: 'boolean',
+  sweeps: 'integer between 0 and 100',
+  rowGuard: 'boolean',
+  classic: 'boolean',
   dampPercent: 'number greater than 0 and less than 1',
   dampAutoIncrement: 'number greater than 0 and less than 1',
   calibrationSamples: 'integer between 1 and 1000000',
   calibrationLength: 'integer between 16 and 32768',
   calibrationPrecision: 'one of "fast", "exact"',
+  tokenWeights: 'one of "magnitude", "equal"',
   threads: 'integer between 1 and 256',
   overwrite: 'boolean',
   maxShardBytes: 'integer between 65536 and 1125899906842624',

@@ -9,6 +9,7 @@ import { formatBytes } from './inspect';
 interface Flags {
   readonly output: string;
   readonly method: 'gptq' | 'rtn';
+  readonly preset?: 'quality' | 'fast' | 'compat';
   readonly bits: number;
   readonly groupSize: number;
   readonly sym: boolean;
@@ -16,11 +17,16 @@ interface Flags {
   readonly staticGroups?: boolean;
   readonly actGroupAware: boolean;
   readonly mse?: number;
+  readonly hessianMse?: boolean;
+  readonly refitScales?: boolean;
+  readonly sweeps?: number;
+  readonly rowGuard?: boolean;
   readonly dampPercent?: number;
   readonly calibration?: string;
   readonly calibrationSamples?: number;
   readonly calibrationLength?: number;
   readonly calibrationPrecision?: 'fast' | 'exact';
+  readonly tokenWeights?: 'magnitude' | 'equal';
   readonly dynamic?: Record<string, unknown>;
   readonly threads?: number;
   readonly overwrite?: boolean;
@@ -33,6 +39,13 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .argument('<model>', 'model directory or .gguf file')
     .requiredOption('-o, --output <dir>', 'directory to create; nothing appears there unless the run succeeds')
     .addOption(new Option('--method <name>', 'gptq: calibrated; rtn: plain rounding').choices(['gptq', 'rtn']).default('gptq'))
+    .addOption(
+      new Option('--preset <name>', 'gptq: quality, the best codes; fast (default); compat, as published').choices([
+        'quality',
+        'fast',
+        'compat',
+      ]),
+    )
     .option('--bits <n>', 'bits per weight: 2, 3, 4 or 8', parseNumber, 4)
     .option('--group-size <n>', 'columns that share a scale: 32, 64, 128, or -1 for the whole row', parseNumber, 128)
     .option('--no-sym', 'grids with their own zero point instead of symmetric ones')
@@ -40,12 +53,22 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .option('--static-groups', 'gptq: group grids from the original column order')
     .option('--no-act-group-aware', 'gptq: keep groups in file order instead of by importance')
     .option('--mse <exponent>', 'search a smaller range per group; 0 = off, 2.4 = the published choice', parseNumber)
+    .option('--hessian-mse', 'gptq: that search weighs columns by importance')
+    .option('--sweeps <n>', 'gptq: passes that improve one code after the other (default: 0)', parseNumber)
+    .option('--row-guard', 'gptq: rows that plain rounding serves better take its codes')
+    .option('--refit-scales', 'gptq: the best scales for the codes that were found')
     .option('--damp-percent <f>', 'gptq: fraction of the mean Hessian diagonal added to it (default: 0.05)', parseNumber)
     .option('--calibration <file>', 'gptq: text in UTF-8 like what the model will see')
     .option('--calibration-samples <n>', 'samples at most (default: 128)', parseNumber)
     .option('--calibration-length <n>', 'tokens per sample (default: 512)', parseNumber)
     .addOption(
       new Option('--calibration-precision <name>', 'gptq: fast (default), or exact: f32 throughout, slower').choices(['fast', 'exact']),
+    )
+    .addOption(
+      new Option('--token-weights <name>', 'gptq: what tokens count for, by magnitude or equal (default: of the preset)').choices([
+        'magnitude',
+        'equal',
+      ]),
     )
     .option('--dynamic <json>', 'settings for single linears by regular expression, as GPTQModel writes them', parseJsonObject)
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
