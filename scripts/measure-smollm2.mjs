@@ -1,7 +1,7 @@
 /**
  * npm run measure: the figures of docs/results.md, measured through the command line on the real SmolLM2-135M (npm run model:smollm2).
  * Needs WikiText-2's wiki.test.raw and a calibration text, cal_wiki.utf8, in LOWBIT_TEXTS or ../shared/data. Run it on an idle machine;
- * about 20 minutes on 2 cores, gptq_noise 20 more. Prints one JSON line per figure and, at the end, the table.
+ * about 70 minutes on 2 cores, most of it the rows of docs/quality.md. Prints one JSON line per figure and, at the end, the table.
  *
  * npm run measure -- [name ...] runs only the named rows (and what they need).
  */
@@ -39,19 +39,19 @@ const perplexity = (model, precision) =>
   lowbit('perplexity', model, '--text', wiki, '--context', '512', '--chunks', '24', '--precision', precision).perplexity;
 
 const gptqFrom = (text, output, ...flags) =>
-  lowbit('quantize', checkpoint, '--output', output, '--method', 'gptq', '--bits', '4', '--group-size', '128', ...flags, '--calibration',
+  lowbit('quantize', checkpoint, '--output', output, '--method', 'gptq', '--group-size', '128', ...flags, '--calibration',
     text, '--calibration-samples', '128', '--calibration-length', '512'); // prettier-ignore
 const gptq = (output, ...flags) => gptqFrom(calibration, output, ...flags);
 
 /** Perplexities of GPTQ runs that differ only in where the calibration text begins: what a run's figure is worth. */
-function noise(precision) {
+function noise(precision, preset) {
   const text = path.join(scratch, 'calibration.txt');
   const output = path.join(scratch, 'noise');
   return [0, 300_000, 600_000, 900_000].map((from) => {
     const all = readFileSync(calibration);
     writeFileSync(text, all.subarray(from === 0 ? 0 : all.indexOf(10, from)));
     rmSync(output, { recursive: true, force: true });
-    gptqFrom(text, output, '--calibration-precision', precision);
+    gptqFrom(text, output, '--preset', preset, '--calibration-precision', precision);
     return perplexity(output, 'exact');
   });
 }
@@ -60,10 +60,11 @@ const rtn = (output, ...flags) => lowbit('quantize', checkpoint, '--output', out
 
 function compressed(name, make) {
   const output = path.join(scratch, name);
-  const { seconds, peak_rss_bytes, bits_per_weight_quantized } = make(output);
+  const { seconds, peak_rss_bytes, bits_per_weight_quantized, report } = make(output);
   const exact = perplexity(output, 'exact');
   const fast = perplexity(output, 'fast');
-  return { exact, fast, bits_per_weight_quantized, seconds, peak_rss_bytes };
+  rmSync(output, { recursive: true });
+  return { exact, fast, error: report.totals.error.toExponential(3), bits_per_weight_quantized, seconds, peak_rss_bytes };
 }
 
 const bench = (model, threads) => {
@@ -72,15 +73,34 @@ const bench = (model, threads) => {
   return { prefill_tokens_per_second, decode_tokens_per_second };
 };
 
+/** docs/quality.md: from the published algorithm to the preset "quality", one step after the other. */
+const ladder = [
+  ['compat', '--preset', 'compat'],
+  ['gptq', '--preset', 'fast'],
+  ['act_static', '--preset', 'fast', '--desc-act', '--static-groups'],
+  ['weighted_search', '--preset', 'fast', '--desc-act', '--static-groups', '--mse', '2', '--hessian-mse'],
+  ['refit', '--preset', 'fast', '--desc-act', '--static-groups', '--mse', '2', '--hessian-mse', '--refit-scales'],
+  ['guard', '--preset', 'fast', '--desc-act', '--static-groups', '--mse', '2', '--hessian-mse', '--row-guard', '--refit-scales'],
+  ['sweeps', '--preset', 'quality', '--token-weights', 'magnitude'],
+  ['quality', '--preset', 'quality'],
+];
+
 const rows = {
   checkpoint: () => ({ exact: perplexity(checkpoint, 'exact'), fast: perplexity(checkpoint, 'fast') }),
   gguf_q4_1: () => ({ exact: perplexity(gguf, 'exact'), fast: perplexity(gguf, 'fast') }),
   rtn_4bit_g128: () => compressed('rtn', (output) => rtn(output, '--group-size', '128')),
   rtn_4bit_g32_asym: () => compressed('grid', (output) => rtn(output, '--group-size', '32', '--no-sym')),
-  gptq_4bit_g128: () => compressed('gptq', (output) => gptq(output)),
-  gptq_4bit_g128_act_static_mse: () => compressed('quality', (output) => gptq(output, '--desc-act', '--static-groups', '--mse', '2.4')),
-  gptq_noise_fast: () => ({ exact: noise('fast') }),
-  gptq_noise_exact: () => ({ exact: noise('exact') }),
+  ...Object.fromEntries(
+    ladder.flatMap(([step, ...flags]) =>
+      [4, 3, 2].map((bits) => [
+        `${step}_${bits}bit_g128`,
+        () => compressed(`${step}-${bits}`, (output) => gptq(output, ...flags, '--bits', String(bits))),
+      ]),
+    ),
+  ),
+  gptq_noise_fast: () => ({ exact: noise('fast', 'fast') }),
+  gptq_noise_exact: () => ({ exact: noise('exact', 'fast') }),
+  quality_noise: () => ({ exact: noise('fast', 'quality') }),
   speed_gguf_q4_1_1_thread: () => bench(gguf, 1),
   speed_gguf_q4_1_2_threads: () => bench(gguf, 2),
   speed_gptq_4bit_g128_2_threads: () => {

@@ -23,6 +23,7 @@ export const gptq = {
       model,
       output,
       method: 'gptq',
+      preset: 'fast', // what GPTQModel does by default
       bits: 4,
       groupSize: 128,
       threads,

@@ -33,7 +33,7 @@ Status CheckOptions(Method method, const QuantizeOptions& options) {
   if (options.sweeps < 0 || options.sweeps > kMaxSweeps) return Expected("integer between 0 and 100", "sweeps", options.sweeps);
   if (options.row_guard && options.desc_act && !options.static_groups)
     return Error(Code::kInvalidArgument,
-                 "row_guard needs groups in the original order of columns: set static_groups, or leave desc_act out");
+                 "row_guard needs groups in the original order of columns: set static_groups, or leave row_guard out");
   if (options.min_tokens < 0) return Expected("integer of at least 0", "min_tokens", static_cast<double>(options.min_tokens));
   return Status::Ok();
 }

@@ -54,7 +54,7 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly output: string;
   /** 'gptq' (needs calibration) or 'rtn', plain rounding. Default 'gptq'. */
   readonly method?: QuantizeMethod;
-  /** Settings of 'gptq' by name; settings given beside it win. Default 'fast'. */
+  /** Settings of 'gptq' by name; settings given beside it win. Default 'quality'. */
   readonly preset?: QuantizePreset;
   /** Layout of the output: Hugging Face GPTQ checkpoint. Default 'gptq'. */
   readonly format?: 'gptq';
@@ -72,7 +72,7 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly calibrationPrecision?: CalibrationPrecision;
   /**
    * What a token counts for in the Hessians. 'magnitude', as published: the square of its input, which lets the first token of models with
-   * attention sinks outweigh all others; 'equal': all the same. Default: that of the preset, 'magnitude' for 'fast' and 'compat'.
+   * attention sinks outweigh all others; 'equal': all the same. Default: that of the preset, 'equal' for 'quality'.
    */
   readonly tokenWeights?: TokenWeights;
   /** Settings for single linears by regular expression, or false to leave them dense. */
@@ -176,7 +176,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
       new LowbitError('INVALID_ARGUMENT', `preset is a choice of settings of 'gptq': leave it out for '${method}'`, { option: 'preset' }),
     );
   }
-  const preset = method === 'gptq' ? (checked.preset ?? 'fast') : undefined;
+  const preset = method === 'gptq' ? (checked.preset ?? 'quality') : undefined;
   const dynamic = DynamicTable.parse(checked.dynamic, problems);
   if (problems.length !== before) return undefined;
   const settings = Object.fromEntries(

@@ -213,7 +213,7 @@ function checkGuard({ targets }: Selection, problems: LowbitError[]): void {
       `rowGuard needs groups in the order of the columns, but descAct scatters them (${listed(
         wrong.map(({ name }) => name),
         3,
-      )}): set staticGroups too`,
+      )}): set staticGroups to true or rowGuard to false`,
       { option: 'rowGuard' },
     ),
   );

@@ -5,7 +5,7 @@
 import { LowbitError, invalidArgument } from '../errors';
 import { boolean, checkOptions, integer, type Checked, type OptionSpec, type Rule } from '../options';
 
-/** What may differ from linear to linear (through `dynamic`). */
+/** What may differ from linear to linear (through `dynamic`). Defaults without a number here are those of the preset (presets.ts). */
 export interface SolveSettings {
   /** Bits per weight: 2, 3, 4 or 8. Default 4. */
   readonly bits: 2 | 3 | 4 | 8;
@@ -13,33 +13,34 @@ export interface SolveSettings {
   readonly groupSize: 32 | 64 | 128 | -1;
   /** Symmetric grid around zero (true) or one with its own zero point per group. Default true. */
   readonly sym: boolean;
-  /** GPTQ: columns in the order of falling Hessian diagonal. Better error, and a stored column order. Default false. */
+  /** GPTQ: columns in the order of falling Hessian diagonal. Better error, and a stored column order. */
   readonly descAct: boolean;
-  /** GPTQ: group grids from the original column order, so that descAct needs no stored order. Default false. */
+  /** GPTQ: group grids from the original column order, so that descAct needs no stored order. */
   readonly staticGroups: boolean;
-  /** GPTQ: whole groups by importance, columns inside groups too; costs nothing at run time. Without effect under descAct. Default true. */
+  /** GPTQ: whole groups by importance, columns inside groups too; costs nothing at run time. Without effect under descAct. */
   readonly actGroupAware: boolean;
-  /** Exponent of the search for a smaller range per group: 0 = off, otherwise 1 to 8; 2.4 is the published choice. Default 0. */
+  /** Exponent of the search for a smaller range per group: 0 = off, otherwise 1 to 8; 2.4 is the published choice. */
   readonly mse: number;
-  /** GPTQ: that search weighs columns by the Hessian's diagonal. Default false. */
+  /** GPTQ: that search weighs columns by the Hessian's diagonal. */
   readonly hessianMse: boolean;
-  /** GPTQ: behind the solve, the scales of a row once more, all at once and in closed form, where that lowers its error. Default false. */
+  /** GPTQ: behind the solve, the scales of a row once more, all at once and in closed form, where that lowers its error. */
   readonly refitScales: boolean;
-  /** GPTQ: passes behind the solve that give one code after the other its best value beside the rest, 0 to 100. Default 0. */
+  /** GPTQ: passes behind the solve that give one code after the other its best value beside the rest, 0 to 100. */
   readonly sweeps: number;
-  /** GPTQ: rows that plain rounding leaves with a smaller error take its codes. Not with a stored column order. Default false. */
+  /** GPTQ: rows that plain rounding leaves with a smaller error take its codes. Not with a stored column order. */
   readonly rowGuard: boolean;
   /**
    * GPTQ: as in the published code where lowbit does better: errors are those of scales that are not yet rounded to f16, dead columns have a
-   * diagonal of 1, groups without negative weights use half of a symmetric grid. Default false.
+   * diagonal of 1, groups without negative weights use half of a symmetric grid.
    */
   readonly classic: boolean;
-  /** GPTQ: fraction of the mean Hessian diagonal that is added to it, in (0, 1). Default 0.05. */
+  /** GPTQ: fraction of the mean Hessian diagonal that is added to it, in (0, 1). */
   readonly dampPercent: number;
   /** GPTQ: added to dampPercent after each failed factorisation, in (0, 1). Default 0.01. */
   readonly dampAutoIncrement: number;
 }
 
+/** Before a preset: what 'rtn' and the preset 'fast' use. */
 export const defaultSettings: SolveSettings = {
   bits: 4,
   groupSize: 128,

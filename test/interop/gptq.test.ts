@@ -26,7 +26,7 @@ const tolerance = 2e-2;
 const tokens = Int32Array.from({ length: 48 }, (_, i) => (i * 37 + 5) % 512);
 const settings: readonly (readonly [name: string, options: Partial<QuantizeOptions>])[] = [
   ['4 bit, group 128, symmetric (v1)', { bits: 4, groupSize: 128 }],
-  ['4 bit, group 32, act-order (v1, g_idx)', { bits: 4, groupSize: 32, descAct: true }],
+  ['4 bit, group 32, act-order (v1, g_idx)', { preset: 'fast', bits: 4, groupSize: 32, descAct: true }],
   ['4 bit, group 64, asymmetric (v2)', { bits: 4, groupSize: 64, sym: false }],
   ['3 bit, group 32, symmetric (v1)', { bits: 3, groupSize: 32 }],
   ['8 bit, whole rows (v1)', { bits: 8, groupSize: -1 }],

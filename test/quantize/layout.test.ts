@@ -150,10 +150,10 @@ describe('quantization_config', () => {
         quantizer: ['lowbit:1.2.3'],
         damp_percent: 0.05,
         damp_auto_increment: 0.01,
-        static_groups: false,
+        static_groups: true,
         true_sequential: true,
-        mse: 0,
-        act_group_aware: true,
+        mse: 2,
+        act_group_aware: false,
       },
     });
   });
@@ -178,7 +178,7 @@ describe('quantization_config', () => {
       dynamic: { '.*v_proj': { bits: 8 } },
       meta: { static_groups: true, act_group_aware: false, mse: 2.4 },
     });
-    expect(quantizationConfig(resolved({ descAct: true }), 'gptq', '1')).toMatchObject({ desc_act: true });
+    expect(quantizationConfig(resolved({ preset: 'fast', descAct: true }), 'gptq', '1')).toMatchObject({ desc_act: true });
     const rtn = quantizationConfig(resolved({ method: 'rtn', descAct: true }), 'gptq', '1');
     expect(rtn).toMatchObject({ desc_act: false, quant_method: 'gptq' });
     expect(rtn['meta']).toEqual({ quantizer: ['lowbit:1'], mse: 0, algorithm: 'rtn' });

@@ -19,18 +19,19 @@ test('defaults are those that are documented', () => {
     output: path.resolve('out'),
     method: 'gptq',
     format: 'gptq',
+    preset: 'quality',
     settings: {
       bits: 4,
       groupSize: 128,
       sym: true,
-      descAct: false,
-      staticGroups: false,
+      descAct: true,
+      staticGroups: true,
       actGroupAware: true,
-      mse: 0,
-      hessianMse: false,
-      refitScales: false,
-      sweeps: 0,
-      rowGuard: false,
+      mse: 2,
+      hessianMse: true,
+      refitScales: true,
+      sweeps: 4,
+      rowGuard: true,
       classic: false,
       dampPercent: 0.05,
       dampAutoIncrement: 0.01,
@@ -38,7 +39,7 @@ test('defaults are those that are documented', () => {
     calibrationSamples: 128,
     calibrationLength: 512,
     calibrationPrecision: 'fast',
-    tokenWeights: 'magnitude',
+    tokenWeights: 'equal',
     threads: 0,
     overwrite: false,
     maxShardBytes: 4 * 2 ** 30,
@@ -61,7 +62,7 @@ test('a preset gives settings, and settings beside it win', () => {
   expect(resolveOptions({ ...base, preset: 'quality' }, [])?.tokenWeights).toBe('equal');
   expect(resolveOptions({ ...base, preset: 'quality', tokenWeights: 'magnitude' }, [])?.tokenWeights).toBe('magnitude');
   expect(settings({ preset: 'compat' })).toMatchObject({ actGroupAware: false, dampPercent: 0.01, classic: true, refitScales: false });
-  expect(settings({ preset: 'fast' })).toEqual(settings({}));
+  expect(settings({ preset: 'fast' })).toEqual(settings({ method: 'rtn' }));
   expect(settings({ preset: 'quality', rowGuard: false, mse: 2.4, bits: 3 })).toMatchObject({ rowGuard: false, mse: 2.4, bits: 3 });
   expect(problemsOf({ ...base, method: 'rtn', preset: 'quality' })[0]?.message).toContain("preset is a choice of settings of 'gptq'");
 });
