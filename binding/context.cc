@@ -144,6 +144,20 @@ Napi::Value Step(const Napi::CallbackInfo& info) {
     if (status.ok() && static_cast<int64_t>(length) < wanted) logits.Fail("out", "an array of rows * vocabSize elements");
     if (status.ok()) job.keep.push_back(logits.Get("out"));
   }
+  if (f.Has("compare")) {
+    Fields compare = f.Object("compare");
+    request->compare_from = static_cast<int>(compare.Int("from", 0, kMaxInt));
+    request->compare_rows = static_cast<int>(compare.Int("rows", 0, kMaxInt));
+    request->reference = compare.Typed<float>("reference", napi_float32_array, &length);
+    const int64_t wanted = int64_t(request->compare_rows) * state->owner->model->plan().vocab_size;
+    if (status.ok() && static_cast<int64_t>(length) < wanted) compare.Fail("reference", "an array of rows * vocabSize elements");
+    request->divergences = compare.Typed<double>("out", napi_float64_array, &length);
+    if (status.ok() && static_cast<int64_t>(length) < 2 * int64_t(request->compare_rows)) compare.Fail("out", "an array of 2 * rows elements");
+    if (status.ok()) {
+      job.keep.push_back(compare.Get("reference"));
+      job.keep.push_back(compare.Get("out"));
+    }
+  }
   if (!status.ok()) return Reject(env, status);
   auto token = std::make_shared<int>(-1);
   ++state->busy;

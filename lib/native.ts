@@ -69,6 +69,11 @@ export interface StepSpec {
   readonly score?: { readonly from: number; readonly targets: Int32Array; readonly out: Float64Array };
   /** Receives logits of rows [from, tokens.length), row-major [rows, vocabSize]. */
   readonly logits?: { readonly from: number; readonly out: Float32Array };
+  /**
+   * Compares rows [from, from + rows) with `reference`, logits of another model [rows, vocabSize]. Row i: out[2 i] receives the Kullback-Leibler
+   * divergence from the reference in nats, out[2 i + 1] 1 where both find the same token likeliest, else 0.
+   */
+  readonly compare?: { readonly from: number; readonly rows: number; readonly reference: Float32Array; readonly out: Float64Array };
 }
 
 export interface SampleSpec {

@@ -60,11 +60,29 @@ const rtn = (output, ...flags) => lowbit('quantize', checkpoint, '--output', out
 
 function compressed(name, make) {
   const output = path.join(scratch, name);
-  const { seconds, peak_rss_bytes, bits_per_weight_quantized, report } = make(output);
+  const { seconds, peak_rss_bytes, bits_per_weight_quantized } = make(output);
   const exact = perplexity(output, 'exact');
   const fast = perplexity(output, 'fast');
   rmSync(output, { recursive: true });
-  return { exact, fast, error: report.totals.error.toExponential(3), bits_per_weight_quantized, seconds, peak_rss_bytes };
+  return { exact, fast, bits_per_weight_quantized, seconds, peak_rss_bytes };
+}
+
+/** Against the checkpoint, on the exact path. */
+function compared(name, make) {
+  const output = path.join(scratch, name);
+  const { seconds, peak_rss_bytes, bits_per_weight_quantized, report } = make(output);
+  const found = lowbit('compare', output, checkpoint, '--text', wiki, '--context', '512', '--chunks', '24', '--precision', 'exact');
+  rmSync(output, { recursive: true });
+  return {
+    exact: found.perplexity,
+    kl: found.kl_divergence,
+    kl_error: found.kl_standard_error,
+    agreement: found.top_agreement,
+    error: report.totals.error.toExponential(3),
+    bits_per_weight_quantized,
+    seconds,
+    peak_rss_bytes,
+  };
 }
 
 const bench = (model, threads) => {
@@ -88,13 +106,14 @@ const ladder = [
 const rows = {
   checkpoint: () => ({ exact: perplexity(checkpoint, 'exact'), fast: perplexity(checkpoint, 'fast') }),
   gguf_q4_1: () => ({ exact: perplexity(gguf, 'exact'), fast: perplexity(gguf, 'fast') }),
+  gptq_4bit_g128_paths: () => compressed('gptq', (output) => gptq(output)),
   rtn_4bit_g128: () => compressed('rtn', (output) => rtn(output, '--group-size', '128')),
   rtn_4bit_g32_asym: () => compressed('grid', (output) => rtn(output, '--group-size', '32', '--no-sym')),
   ...Object.fromEntries(
     ladder.flatMap(([step, ...flags]) =>
       [4, 3, 2].map((bits) => [
         `${step}_${bits}bit_g128`,
-        () => compressed(`${step}-${bits}`, (output) => gptq(output, ...flags, '--bits', String(bits))),
+        () => compared(`${step}-${bits}`, (output) => gptq(output, ...flags, '--bits', String(bits))),
       ]),
     ),
   ),

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "engine/divergence.h"
+
 namespace lowbit {
 namespace {
 
@@ -73,6 +75,8 @@ Result<int> Context::Step(const StepRequest& request, const Progress& progress) 
   if (request.score_from < 0 || request.logits_from < 0 || request.score_from > count ||
       static_cast<int>(request.targets.size()) > count - request.score_from)
     return Error(Code::kInvalidArgument, "The rows to score reach beyond the step's %d tokens", count);
+  if (request.compare_from < 0 || request.compare_rows < 0 || request.compare_rows > count - request.compare_from)
+    return Error(Code::kInvalidArgument, "The rows to compare reach beyond the step's %d tokens", count);
   if (request.sample && request.score_from + static_cast<int>(request.targets.size()) == count && !request.targets.empty())
     return Error(Code::kInvalidArgument, "A step either samples or scores its last row, not both");
 
@@ -139,7 +143,8 @@ Status Context::RunRows(const StepRequest& request, int begin, int count, int pa
     const int row = begin + r;
     const bool scored = row >= request.score_from && row < score_to;
     const bool copied = request.logits != nullptr && row >= request.logits_from;
-    if (scored || copied || (request.sample && row == total - 1)) wanted.push_back(r);
+    const bool compared = row >= request.compare_from && row < request.compare_from + request.compare_rows;
+    if (scored || copied || compared || (request.sample && row == total - 1)) wanted.push_back(r);
   }
   const KernelTable& kernels = model_->kernels();
   const Plan& plan = model_->plan();
@@ -153,7 +158,13 @@ Status Context::RunRows(const StepRequest& request, int begin, int count, int pa
         if (request.sample && row == total - 1) {
           LOWBIT_ASSIGN_OR_RETURN(*token, SampleAt(request.sequence, length(request.sequence), logits, request.sampling));
         }
-        if (row >= request.score_from && row < score_to) {
+        if (const int at = row - request.compare_from; at >= 0 && at < request.compare_rows) {
+          const auto index = static_cast<size_t>(at);
+          const Divergence found = Diverge(kernels, {request.reference + index * logits.size(), logits.size()}, logits, &compare_buffer_);
+          request.divergences[2 * index] = found.kl;
+          request.divergences[2 * index + 1] = found.same_top ? 1 : 0;
+        }
+        if (row >= request.score_from && row < score_to) {  // last: it overwrites the logits
           const size_t at = static_cast<size_t>(row - request.score_from);
           const float target = logits[static_cast<size_t>(request.targets[at])];
           const float maximum = kernels.max(logits.data(), logits.size());

@@ -32,6 +32,11 @@ struct StepRequest {
   // Logits of rows [logits_from, tokens.size()) go to logits, row-major [rows][vocab].
   int logits_from = 0;
   float* logits = nullptr;
+  // Rows [compare_from, compare_from + compare_rows) against those of another model, reference [rows][vocab]: the divergence of row i goes
+  // to divergences[2 i], and 1 to divergences[2 i + 1] where both find the same token likeliest, else 0.
+  int compare_from = 0, compare_rows = 0;
+  const float* reference = nullptr;
+  double* divergences = nullptr;
 };
 
 // One sequence's part of a Decode.
@@ -120,6 +125,7 @@ class Context {
   std::vector<std::vector<int32_t>> tokens_;  // per sequence
   PromptRun prompts_;
   SampleBuffer sample_buffer_;
+  std::vector<float> compare_buffer_;  // of Diverge
 };
 
 }  // namespace lowbit

@@ -5,6 +5,7 @@ import { chatCommand } from './commands/chat';
 import { doctorCommand } from './commands/doctor';
 import { generateCommand } from './commands/generate';
 import { inspectCommand } from './commands/inspect';
+import { compareCommand } from './commands/compare';
 import { perplexityCommand } from './commands/perplexity';
 import { quantizeCommand } from './commands/quantize';
 import type { Io } from './io';
@@ -44,6 +45,7 @@ export function createProgram(hooks: ProgramHooks): Command {
   };
   add('quantize', quantizeCommand);
   add('perplexity', perplexityCommand);
+  add('compare', compareCommand);
   add('generate', generateCommand);
   add('chat', (command, io) => chatCommand(command, io, hooks.interrupt));
   add('inspect', inspectCommand);

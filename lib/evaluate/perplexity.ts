@@ -4,13 +4,13 @@
  *
  * The engine returns log-probabilities of the targets; no logits reach JavaScript.
  */
-import { LowbitError, invalidArgument } from '../errors';
-import { type ModelState, modelState, type Model } from '../model';
+import { LowbitError } from '../errors';
+import { type Model, modelState } from '../model';
 import { StepRunner, batches, defaultKvType, prefillBatch } from '../generate';
 import { throwIfAborted } from '../native';
 import { abortSignal, callback, checkOptions, integer, maxInt32, string, tokenIds } from '../options';
+import { addedBos, chunksOf } from './chunks';
 import { LossSum, firstScoredRow } from './loss_sum';
-import { startTokens } from './text_start';
 
 export interface PerplexityProgress {
   /** Chunks done and in all. */
@@ -69,17 +69,7 @@ export async function perplexity(model: Model, options: PerplexityOptions): Prom
     signal: abortSignal,
   });
   throwIfAborted(checked.signal);
-  const contextSize = checked.contextSize ?? Math.min(512, state.contextLength);
-  const wanted = Math.max(2, checked.chunks ?? Infinity) * contextSize;
-  const tokens = evaluatedTokens(state, checked, wanted);
-  if (tokens.length < 2 * contextSize) {
-    throw new LowbitError(
-      'INVALID_ARGUMENT',
-      `The text has ${tokens.length} tokens but perplexity with contextSize ${contextSize} needs at least ${2 * contextSize}: use a longer text or a smaller contextSize`,
-      { tokens: tokens.length, contextSize },
-    );
-  }
-  const total = Math.min(Math.floor(tokens.length / contextSize), checked.chunks ?? Infinity);
+  const { tokens, contextSize, total } = chunksOf('perplexity', state, checked);
   const bos = addedBos(state);
   const runner = await StepRunner.create(state, { contextSize, sequences: 1, kvType: defaultKvType(state.precision) });
   const sum = new LossSum();
@@ -115,19 +105,6 @@ export async function perplexity(model: Model, options: PerplexityOptions): Prom
     addBos: bos !== undefined,
     seconds: (performance.now() - start) / 1000,
   };
-}
-
-function evaluatedTokens(state: ModelState, options: { readonly text?: string; readonly tokens?: Int32Array }, wanted: number): Int32Array {
-  const { text, tokens } = options;
-  if ((text === undefined) === (tokens === undefined)) {
-    throw invalidArgument('text', 'exactly one of the options text and tokens', text === undefined ? undefined : 'both');
-  }
-  return tokens ?? startTokens(state.tokenizer, text as string, wanted);
-}
-
-/** The BOS token if the tokenizer puts it before every text. */
-function addedBos({ optionalTokenizer: tokenizer }: ModelState): number | undefined {
-  return tokenizer?.bosId !== undefined && tokenizer.prefixIds.includes(tokenizer.bosId) ? tokenizer.bosId : undefined;
 }
 
 /** Log-probabilities of the chunk's targets from its middle on. The last token is only a target, so it is not run. */

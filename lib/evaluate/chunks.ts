@@ -1,0 +1,48 @@
+/** Which tokens an evaluation in llama.cpp's protocol sees: one tokenisation of the whole text, cut into chunks. */
+import { LowbitError, invalidArgument } from '../errors';
+import type { ModelState } from '../model';
+import { startTokens } from './text_start';
+
+export interface ChunkOptions {
+  readonly text?: string | undefined;
+  readonly tokens?: Int32Array | undefined;
+  readonly contextSize?: number | undefined;
+  readonly chunks?: number | undefined;
+}
+
+export interface Chunks {
+  readonly tokens: Int32Array;
+  readonly contextSize: number;
+  /** Whole chunks to evaluate, from the start of `tokens`. */
+  readonly total: number;
+}
+
+/**
+ * @param name of the evaluation, for messages
+ * @throws {LowbitError} INVALID_ARGUMENT unless there is exactly one of text and tokens, and enough of it for two chunks
+ */
+export function chunksOf(name: string, state: ModelState, options: ChunkOptions): Chunks {
+  const contextSize = options.contextSize ?? Math.min(512, state.contextLength);
+  const wanted = Math.max(2, options.chunks ?? Infinity) * contextSize;
+  const tokens = evaluatedTokens(state, options, wanted);
+  if (tokens.length < 2 * contextSize) {
+    throw new LowbitError(
+      'INVALID_ARGUMENT',
+      `The text has ${tokens.length} tokens but ${name} with contextSize ${contextSize} needs at least ${2 * contextSize}: use a longer text or a smaller contextSize`,
+      { tokens: tokens.length, contextSize },
+    );
+  }
+  return { tokens, contextSize, total: Math.min(Math.floor(tokens.length / contextSize), options.chunks ?? Infinity) };
+}
+
+function evaluatedTokens(state: ModelState, { text, tokens }: ChunkOptions, wanted: number): Int32Array {
+  if ((text === undefined) === (tokens === undefined)) {
+    throw invalidArgument('text', 'exactly one of the options text and tokens', text === undefined ? undefined : 'both');
+  }
+  return tokens ?? startTokens(state.tokenizer, text as string, wanted);
+}
+
+/** The BOS token if the tokenizer puts it before every text. */
+export function addedBos({ optionalTokenizer: tokenizer }: ModelState): number | undefined {
+  return tokenizer?.bosId !== undefined && tokenizer.prefixIds.includes(tokenizer.bosId) ? tokenizer.bosId : undefined;
+}
