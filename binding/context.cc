@@ -152,7 +152,8 @@ Napi::Value Step(const Napi::CallbackInfo& info) {
     const int64_t wanted = int64_t(request->compare_rows) * state->owner->model->plan().vocab_size;
     if (status.ok() && static_cast<int64_t>(length) < wanted) compare.Fail("reference", "an array of rows * vocabSize elements");
     request->divergences = compare.Typed<double>("out", napi_float64_array, &length);
-    if (status.ok() && static_cast<int64_t>(length) < 2 * int64_t(request->compare_rows)) compare.Fail("out", "an array of 2 * rows elements");
+    if (status.ok() && static_cast<int64_t>(length) < 2 * int64_t(request->compare_rows))
+      compare.Fail("out", "an array of 2 * rows elements");
     if (status.ok()) {
       job.keep.push_back(compare.Get("reference"));
       job.keep.push_back(compare.Get("out"));

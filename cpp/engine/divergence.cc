@@ -15,7 +15,8 @@ size_t First(std::span<const float> logits, float value) {
 
 }  // namespace
 
-Divergence Diverge(const KernelTable& kernels, std::span<const float> reference, std::span<const float> logits, std::vector<float>* scratch) {
+Divergence Diverge(const KernelTable& kernels, std::span<const float> reference, std::span<const float> logits,
+                   std::vector<float>* scratch) {
   const size_t count = reference.size();
   scratch->resize(count);
   float* p = scratch->data();

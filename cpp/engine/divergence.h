@@ -14,6 +14,7 @@ struct Divergence {
 };
 
 // reference and logits [vocab], as many of each. `scratch` keeps its memory between calls.
-Divergence Diverge(const KernelTable& kernels, std::span<const float> reference, std::span<const float> logits, std::vector<float>* scratch);
+Divergence Diverge(const KernelTable& kernels, std::span<const float> reference, std::span<const float> logits,
+                   std::vector<float>* scratch);
 
 }  // namespace lowbit

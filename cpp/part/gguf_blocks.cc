@@ -1,5 +1,5 @@
 // part/gguf_blocks: GGUF quantised blocks -> affine panels (packed.h).
-// Every block type here is an affine grid: w = scale * (code - 2^(bits-1)) or w = scale * code + minimum per 16 or 32 columns.
+// Every block type here is an affine grid: w = scale * (code - 2^(bits-1)) or w = scale * code + minimum per 16, 32 or 256 columns.
 // K-quants (256 columns) store 4 to 8 bit multipliers of one f16 scale; the product is formed here, once, in f32, where it is
 // exact (11 + 8 bits), and so is scale * code (at most 23 bits): packing loses nothing.
 // Codes are moved as words of 4 columns, 16 rows at a time, and never one by one: the nibbles of Q4_0 to Q5_1 already lie as plane 4
@@ -237,6 +237,53 @@ void PackQ6K(Blocks blocks, const Target& to) {
   CrumbPlanes(blocks, 128, 6 * kLine, to.lines + 4 * kLine);
 }
 
+// IQ4_NL, 18 bytes as Q4_0; w = d * value[q] with 16 fixed whole numbers, which become 8-bit codes around 128.
+void PackIQ4NL(Blocks blocks, const Target& to) {
+  constexpr uint8_t kCodes[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+  HalfRecord(blocks, 0, to.record);
+  for (size_t r = 0; r < kPanelRows; ++r) {
+    const uint8_t* nibbles = blocks[r] + 2;
+    for (size_t c = 0; c < 16; ++c) {  // column c and column c + 16, which lies 4 lines further
+      uint8_t* out = to.lines + (c / 4) * kLine + 4 * r + c % 4;
+      out[0] = kCodes[nibbles[c] & 15];
+      out[4 * kLine] = kCodes[nibbles[c] >> 4];
+    }
+  }
+}
+
+// TQ1_0, 54 bytes: 32 and 16 bytes of five ternary digits, 4 bytes of four, d; w = d * q - d. Digit t of byte m of a run of `width`
+// bytes is column t * width + m of that run; byte b holds digit t as b * 3^t mod 256, times 3, divided by 256.
+void PackTQ10(Blocks blocks, const Target& to) {
+  HalfRecord(blocks, 52, to.record);
+  NegatedHalfRecord(blocks, 52, to.record + 32);
+  alignas(kLine) uint8_t codes[kPanelRows][256];
+  for (size_t r = 0; r < kPanelRows; ++r) {
+    uint8_t* out = codes[r];
+    const auto digits = [&](size_t offset, size_t width, int count) {
+      for (int t = 0, power = 1; t < count; ++t, power *= 3) {
+        for (size_t m = 0; m < width; ++m) *out++ = static_cast<uint8_t>((blocks[r][offset + m] * power & 255) * 3 >> 8);
+      }
+    };
+    digits(0, 32, 5);
+    digits(32, 16, 5);
+    digits(48, 4, 4);
+  }
+  const uint8_t* rows[kPanelRows];
+  for (size_t r = 0; r < kPanelRows; ++r) rows[r] = codes[r];
+  for (size_t s = 0; s < 8; ++s) {
+    Lanes words[8];
+    Gather<8>(rows, 32 * s, words);
+    CrumbPlane(words, 0, to.lines + 2 * s * kLine);
+  }
+}
+
+// TQ2_0, 66 bytes: 64 bytes of crumbs as in Q2_K, d; w = d * q - d.
+void PackTQ20(Blocks blocks, const Target& to) {
+  HalfRecord(blocks, 64, to.record);
+  NegatedHalfRecord(blocks, 64, to.record + 32);
+  CrumbPlanes(blocks, 0, 2 * kLine, to.lines);
+}
+
 struct BlockFormat {
   DType dtype;
   int bits;
@@ -244,7 +291,7 @@ struct BlockFormat {
   AffineKind affine;
   MetaKind meta;
   int halves[2];  // offsets of the f16 fields; twice the same where there is one
-  uint8_t empty;  // the byte whose code is 0
+  uint8_t empty;  // the byte whose code is 0, where there is one
   void (*pack)(Blocks blocks, const Target& to);
 };
 
@@ -259,6 +306,9 @@ constexpr BlockFormat kFormats[] = {
     {DType::kQ4_K, 4, 32, AffineKind::kMinimum, MetaKind::kCoded, {0, 2}, 0, PackQ4K},
     {DType::kQ5_K, 5, 32, AffineKind::kMinimum, MetaKind::kCoded, {0, 2}, 0, PackQ5K},
     {DType::kQ6_K, 6, 16, AffineKind::kSymmetric, MetaKind::kCoded, {208, 208}, 0, PackQ6K},
+    {DType::kIQ4_NL, 8, 32, AffineKind::kSymmetric, MetaKind::kF16, {0, 0}, 0, PackIQ4NL},
+    {DType::kTQ1_0, 2, 256, AffineKind::kMinimum, MetaKind::kF16, {52, 52}, 0, PackTQ10},
+    {DType::kTQ2_0, 2, 256, AffineKind::kMinimum, MetaKind::kF16, {64, 64}, 0, PackTQ20},
 };
 
 const BlockFormat* FindFormat(DType dtype) {

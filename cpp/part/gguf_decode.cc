@@ -1,7 +1,8 @@
 // part/gguf_decode: GGUF quantised blocks -> plain floats, one row at a time, for 1-D tensors and as the reference of the packer
 // (gguf_blocks.cc), which shares no decoding with it.
-// Every block type here is an affine grid: w = scale * (code - 2^(bits-1)) or w = scale * code + minimum per 16 or 32 columns.
-// Block layouts: GGUF v3, docs/formats.md. d and dmin are f16, little endian; "low nibbles" = value & 15.
+// Every block type here is an affine grid: w = scale * (code - 2^(bits-1)) or w = scale * code + minimum per 16, 32 or 256 columns. IQ4_NL
+// is one too: its 16 values are whole numbers, so they are 8-bit codes. Block layouts: GGUF v3, docs/formats.md. d and dmin are f16, little
+// endian; "low nibbles" = value & 15.
 #include <cstring>
 
 #include "base/half.h"
@@ -160,6 +161,36 @@ void DecodeQ6K(const uint8_t* block, uint8_t* codes, float* scales, float*) {
   }
 }
 
+// IQ4_NL, 18 bytes as Q4_0; w = d * value[q] with 16 fixed values, here as 8-bit codes around 128.
+void DecodeIQ4NL(const uint8_t* block, uint8_t* codes, float* scales, float*) {
+  constexpr int8_t kValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  scales[0] = HalfAt(block);
+  Nibbles(block + 2, codes);
+  for (int j = 0; j < 32; ++j) codes[j] = static_cast<uint8_t>(kValues[codes[j]] + 128);
+}
+
+// TQ1_0, 54 bytes: 32 and 16 bytes of five ternary digits, 4 bytes of four, d; w = d * (q - 1). Digit t of byte m of a run of `width`
+// bytes is column t * width + m of that run; byte b holds digit t as b * 3^t mod 256, times 3, divided by 256.
+void DecodeTQ10(const uint8_t* block, uint8_t* codes, float* scales, float* minima) {
+  scales[0] = HalfAt(block + 52);
+  minima[0] = -scales[0];
+  const struct {
+    int offset, width, digits;
+  } runs[] = {{0, 32, 5}, {32, 16, 5}, {48, 4, 4}};
+  for (const auto& run : runs) {
+    for (int t = 0, power = 1; t < run.digits; ++t, power *= 3) {
+      for (int m = 0; m < run.width; ++m) *codes++ = static_cast<uint8_t>((block[run.offset + m] * power & 255) * 3 >> 8);
+    }
+  }
+}
+
+// TQ2_0, 66 bytes: 64 bytes of crumbs as in Q2_K, d; w = d * (q - 1).
+void DecodeTQ20(const uint8_t* block, uint8_t* codes, float* scales, float* minima) {
+  scales[0] = HalfAt(block + 64);
+  minima[0] = -scales[0];
+  Crumbs(block, codes);
+}
+
 struct BlockFormat {
   DType dtype;
   int bits;
@@ -170,11 +201,13 @@ struct BlockFormat {
 };
 
 constexpr BlockFormat kFormats[] = {
-    {DType::kQ4_0, 4, 32, AffineKind::kSymmetric, DecodeQ4_0}, {DType::kQ4_1, 4, 32, AffineKind::kMinimum, DecodeQ4_1},
-    {DType::kQ5_0, 5, 32, AffineKind::kSymmetric, DecodeQ5_0}, {DType::kQ5_1, 5, 32, AffineKind::kMinimum, DecodeQ5_1},
-    {DType::kQ8_0, 8, 32, AffineKind::kSymmetric, DecodeQ8_0}, {DType::kQ2_K, 2, 16, AffineKind::kMinimum, DecodeQ2K},
-    {DType::kQ3_K, 3, 16, AffineKind::kSymmetric, DecodeQ3K},  {DType::kQ4_K, 4, 32, AffineKind::kMinimum, DecodeQ4K},
-    {DType::kQ5_K, 5, 32, AffineKind::kMinimum, DecodeQ5K},    {DType::kQ6_K, 6, 16, AffineKind::kSymmetric, DecodeQ6K},
+    {DType::kQ4_0, 4, 32, AffineKind::kSymmetric, DecodeQ4_0},    {DType::kQ4_1, 4, 32, AffineKind::kMinimum, DecodeQ4_1},
+    {DType::kQ5_0, 5, 32, AffineKind::kSymmetric, DecodeQ5_0},    {DType::kQ5_1, 5, 32, AffineKind::kMinimum, DecodeQ5_1},
+    {DType::kQ8_0, 8, 32, AffineKind::kSymmetric, DecodeQ8_0},    {DType::kQ2_K, 2, 16, AffineKind::kMinimum, DecodeQ2K},
+    {DType::kQ3_K, 3, 16, AffineKind::kSymmetric, DecodeQ3K},     {DType::kQ4_K, 4, 32, AffineKind::kMinimum, DecodeQ4K},
+    {DType::kQ5_K, 5, 32, AffineKind::kMinimum, DecodeQ5K},       {DType::kQ6_K, 6, 16, AffineKind::kSymmetric, DecodeQ6K},
+    {DType::kIQ4_NL, 8, 32, AffineKind::kSymmetric, DecodeIQ4NL}, {DType::kTQ1_0, 2, 256, AffineKind::kMinimum, DecodeTQ10},
+    {DType::kTQ2_0, 2, 256, AffineKind::kMinimum, DecodeTQ20},
 };
 
 const BlockFormat* FindFormat(DType dtype) {

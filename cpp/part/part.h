@@ -68,7 +68,8 @@ Status CheckFormat(const char* name, const PackedView& format);
 int CodeAt(const PackedView& view, int row, int column);
 float WeightAt(const PackedView& view, int row, int column);
 
-// ---- gguf_blocks.cc, gguf_decode.cc: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K [n, k] -> affine part.
+// ---- gguf_blocks.cc, gguf_decode.cc: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL TQ1_0 TQ2_0 [n, k] ->
+// affine part.
 // Scales of K-quants are products that f16 cannot hold; those parts keep both factors (MetaKind::kCoded).
 Result<Part> PackGguf(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
 // Decodes `count` values (a multiple of the block) of one row to float; used for 1-D tensors and as test reference.

@@ -33,9 +33,17 @@ export const DTYPES: ReadonlyMap<string, DtypeSize> = new Map(
       ['Q4_K', 256, 144],
       ['Q5_K', 256, 176],
       ['Q6_K', 256, 210],
+      ['IQ4_NL', 32, 18],
+      ['TQ1_0', 256, 54],
+      ['TQ2_0', 256, 66],
     ] as const
   ).map(([name, values, bytes]) => [name, { values, bytes }]),
 );
+
+/** Whether values come in blocks with scales of their own: the types of GGUF that are quantised. */
+export function isBlockType(dtype: string): boolean {
+  return (DTYPES.get(dtype)?.values ?? 1) > 1;
+}
 
 /** More dimensions than any tensor of a language model has. */
 const MAX_RANK = 8;

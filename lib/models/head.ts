@@ -55,7 +55,7 @@ const hasQuantizedLinear = (plan: Plan, checkpoint: Checkpoint): boolean =>
 function codeBits({ source }: Weight, checkpoint: Checkpoint): number {
   if (source.kind === 'gptq') return source.bits;
   const dtype = checkpoint.tensors[source.tensor]?.dtype ?? '';
-  const block = /^Q(\d)_/.exec(dtype)?.[1];
+  const block = /^[IT]?Q(\d)_/.exec(dtype)?.[1];
   if (block !== undefined) return Number(block);
   return dtype === 'F32' ? 32 : 16;
 }

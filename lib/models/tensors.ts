@@ -5,13 +5,13 @@
  * tensor stands for is then a placeholder number, which never leaves this room because finish() throws.
  */
 import { type GptqConfig, parseGptqConfig, resolveZeroOffset } from '../checkpoint/gptq_config';
+import { isBlockType } from '../checkpoint/dtype';
 import type { Checkpoint, TensorEntry } from '../checkpoint/types';
 import { LowbitError } from '../errors';
 import type { WeightSource } from '../graph/plan';
 
 /** Weights a plan may take directly; block types are GGUF's and need whole blocks per row, which the reader has checked. */
 const FLOATS: readonly string[] = ['F32', 'F16', 'BF16'];
-const isBlockType = (dtype: string): boolean => /^Q\d/.test(dtype);
 
 /**
  * Tensors that carry nothing a plan needs: rotary tables and causal masks that old exporters saved, and GGUF's rope tensors, which

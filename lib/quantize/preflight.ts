@@ -5,6 +5,7 @@
 import { readdir, realpath, statfs } from 'node:fs/promises';
 import path from 'node:path';
 import { openCheckpoint } from '../checkpoint';
+import { isBlockType } from '../checkpoint/dtype';
 import type { Checkpoint } from '../checkpoint/types';
 import { LowbitError, invalidArgument } from '../errors';
 import type { Plan } from '../graph/plan';
@@ -233,7 +234,7 @@ function warningsFor(
       `The last group of ${short.length} linears is short, because their input columns are not a multiple of the group size (${listed(short, 3)}). lowbit and GPTQModel read this; some servers, vLLM among them, do not`,
     );
   }
-  const stored = new Set([...targets.keys()].map((weight) => dtypeOf(checkpoint, plan, weight)).filter((dtype) => dtype.startsWith('Q')));
+  const stored = new Set([...targets.keys()].map((weight) => dtypeOf(checkpoint, plan, weight)).filter(isBlockType));
   if (stored.size > 0)
     warnings.push(
       `The source is quantised already (${[...stored].join(', ')}): its error is part of the result and not of the errors reported here`,

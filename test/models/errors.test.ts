@@ -1,4 +1,5 @@
 /** Configurations and tensor tables that must be refused: the code and the text of each error. */
+import { DTYPES, isBlockType } from '../../lib/checkpoint/dtype';
 import { LowbitError } from '../../lib/errors';
 import { PlanBuilder, columns } from '../../lib/graph/builder';
 import { buildPlan } from '../../lib/models/registry';
@@ -206,9 +207,13 @@ describe('tensors', () => {
     expect(buildPlan(tied)).toEqual(buildPlan(golden('qwen2')));
   });
 
-  test('GGUF block types are weights, not vectors', () => {
-    const alter = { 'model.layers.0.mlp.up_proj.weight': { dtype: 'Q4_K' }, 'model.embed_tokens.weight': { dtype: 'Q6_K' } };
+  test.each([...DTYPES.keys()].filter(isBlockType))('GGUF blocks of %s are weights, not vectors', (dtype) => {
+    const alter = { 'model.layers.0.mlp.up_proj.weight': { dtype }, 'model.embed_tokens.weight': { dtype } };
     expect(buildPlan(withTensors(golden('llama'), { alter })).blocks).toHaveLength(3);
+    const vector = { 'model.norm.weight': { dtype } };
+    expect(errorOf(() => buildPlan(withTensors(golden('llama'), { alter: vector }))).message).toContain(
+      `model.norm.weight has dtype ${dtype}`,
+    );
   });
 });
 
