@@ -3,7 +3,20 @@ import { LowbitError, invalidArgument } from '../errors';
 import type { ModelState } from '../model';
 import { startTokens } from './text_start';
 
-export interface ChunkOptions {
+/** What perplexity() and compare() have in common. */
+export interface EvaluatedText {
+  /** The text, taken byte for byte. Either this or `tokens`. */
+  readonly text?: string;
+  /** Token ids as a tokenizer (of compare(): the reference's) returned them for the whole text. */
+  readonly tokens?: Int32Array | readonly number[];
+  /** Tokens per chunk, 4 to the context length of the model (the smaller one of two). Default 512, or that length if it is smaller. */
+  readonly contextSize?: number;
+  /** Chunks to evaluate, from the start of the text, 1 to 2^31 - 1. Default: all whole ones. */
+  readonly chunks?: number;
+  readonly signal?: AbortSignal;
+}
+
+interface CheckedText {
   readonly text?: string | undefined;
   readonly tokens?: Int32Array | undefined;
   readonly contextSize?: number | undefined;
@@ -21,7 +34,7 @@ export interface Chunks {
  * @param name of the evaluation, for messages
  * @throws {LowbitError} INVALID_ARGUMENT unless there is exactly one of text and tokens, and enough of it for two chunks
  */
-export function chunksOf(name: string, state: ModelState, options: ChunkOptions): Chunks {
+export function chunksOf(name: string, state: ModelState, options: CheckedText): Chunks {
   const contextSize = options.contextSize ?? Math.min(512, state.contextLength);
   const wanted = Math.max(2, options.chunks ?? Infinity) * contextSize;
   const tokens = evaluatedTokens(state, options, wanted);
@@ -35,7 +48,7 @@ export function chunksOf(name: string, state: ModelState, options: ChunkOptions)
   return { tokens, contextSize, total: Math.min(Math.floor(tokens.length / contextSize), options.chunks ?? Infinity) };
 }
 
-function evaluatedTokens(state: ModelState, { text, tokens }: ChunkOptions, wanted: number): Int32Array {
+function evaluatedTokens(state: ModelState, { text, tokens }: CheckedText, wanted: number): Int32Array {
   if ((text === undefined) === (tokens === undefined)) {
     throw invalidArgument('text', 'exactly one of the options text and tokens', text === undefined ? undefined : 'both');
   }

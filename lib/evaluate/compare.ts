@@ -9,7 +9,7 @@ import { StepRunner, defaultKvType } from '../generate';
 import { type Model, type ModelState, modelState } from '../model';
 import { throwIfAborted } from '../native';
 import { abortSignal, callback, checkOptions, integer, maxInt32, string, tokenIds } from '../options';
-import { addedBos, chunksOf } from './chunks';
+import { type EvaluatedText, addedBos, chunksOf } from './chunks';
 import { LossSum, firstScoredRow } from './loss_sum';
 
 export interface CompareProgress {
@@ -20,18 +20,9 @@ export interface CompareProgress {
   readonly klDivergence: number;
 }
 
-export interface CompareOptions {
-  /** The text, taken byte for byte. Either this or `tokens`. */
-  readonly text?: string;
-  /** Token ids as the reference's tokenizer returned them for the whole text. */
-  readonly tokens?: Int32Array | readonly number[];
-  /** Tokens per chunk, 4 to the smaller context length of the two. Default 512, or that length if it is smaller. */
-  readonly contextSize?: number;
-  /** Chunks to evaluate, from the start of the text, 1 to 2^31 - 1. Default: all whole ones. */
-  readonly chunks?: number;
+export interface CompareOptions extends EvaluatedText {
   /** Called after each chunk. */
   readonly onProgress?: (progress: CompareProgress) => void;
-  readonly signal?: AbortSignal;
 }
 
 export interface CompareResult {

@@ -9,7 +9,7 @@ import { type Model, modelState } from '../model';
 import { StepRunner, batches, defaultKvType, prefillBatch } from '../generate';
 import { throwIfAborted } from '../native';
 import { abortSignal, callback, checkOptions, integer, maxInt32, string, tokenIds } from '../options';
-import { addedBos, chunksOf } from './chunks';
+import { type EvaluatedText, addedBos, chunksOf } from './chunks';
 import { LossSum, firstScoredRow } from './loss_sum';
 
 export interface PerplexityProgress {
@@ -20,18 +20,9 @@ export interface PerplexityProgress {
   readonly perplexity: number;
 }
 
-export interface PerplexityOptions {
-  /** The text, taken byte for byte. Either this or `tokens`. */
-  readonly text?: string;
-  /** Token ids as a tokenizer returned them for the whole text. */
-  readonly tokens?: Int32Array | readonly number[];
-  /** Tokens per chunk, 4 to the model's context length. Default 512, or the context length if that is smaller. */
-  readonly contextSize?: number;
-  /** Chunks to evaluate, from the start of the text, 1 to 2^31 - 1. Default: all whole ones. */
-  readonly chunks?: number;
+export interface PerplexityOptions extends EvaluatedText {
   /** Called after each chunk. */
   readonly onProgress?: (progress: PerplexityProgress) => void;
-  readonly signal?: AbortSignal;
 }
 
 export interface PerplexityResult {

@@ -20,19 +20,6 @@ namespace {
 using namespace lowbit;
 using namespace lowbit_test;
 
-Result<QuantizedLinear> Run(const Layer& layer, const QuantizeOptions& options, Method method = Method::kGptq, int threads = 1) {
-  Pool pool(threads);
-  return Quantize(method, "model.weight", layer.w, layer.n, layer.k, layer.View(), options, *RefKernels(), pool);
-}
-
-QuantizeOptions Options(int bits, int group_size, bool sym) {
-  QuantizeOptions options;
-  options.bits = bits;
-  options.group_size = group_size;
-  options.sym = sym;
-  return options;
-}
-
 struct OrderCase {
   const char* name;
   bool desc_act, static_groups, act_group_aware;
@@ -159,14 +146,18 @@ class Reference {
   std::vector<int> order_;
 };
 
+Layer GoldenLayer() {
+  return {2,
+          4,
+          {0.9f, -0.4f, 0.25f, -1.1f, 0.3f, 0.7f, -0.6f, 0.05f},
+          {2, 1.2f, .4f, 0, 1.2f, 1.5f, .3f, .2f, .4f, .3f, 1, -.5f, 0, .2f, -.5f, .8f}};
+}
+
 }  // namespace
 
 // Golden values computed with numpy in double, scales rounded to f16.
 LOWBIT_TEST(GptqGolden) {
-  const Layer layer{2,
-                    4,
-                    {0.9f, -0.4f, 0.25f, -1.1f, 0.3f, 0.7f, -0.6f, 0.05f},
-                    {2, 1.2f, .4f, 0, 1.2f, 1.5f, .3f, .2f, .4f, .3f, 1, -.5f, 0, .2f, -.5f, .8f}};
+  const Layer layer = GoldenLayer();
   const struct {
     int bits;
     bool sym;
@@ -206,10 +197,7 @@ LOWBIT_TEST(GptqGolden) {
 
 // The same golden case in the published arithmetic (numpy, double): scales are those of the range, not yet rounded.
 LOWBIT_TEST(ClassicGptqGolden) {
-  const Layer layer{2,
-                    4,
-                    {0.9f, -0.4f, 0.25f, -1.1f, 0.3f, 0.7f, -0.6f, 0.05f},
-                    {2, 1.2f, .4f, 0, 1.2f, 1.5f, .3f, .2f, .4f, .3f, 1, -.5f, 0, .2f, -.5f, .8f}};
+  const Layer layer = GoldenLayer();
   const struct {
     int bits;
     bool sym;

@@ -6,11 +6,15 @@
 #include <random>
 #include <vector>
 
+#include "kernel/chooser.h"
 #include "quantize/method.h"
 
 namespace lowbit_test {
 
 using lowbit::HessianView;
+using lowbit::Method;
+using lowbit::QuantizedLinear;
+using lowbit::QuantizeOptions;
 
 struct Layer {
   int n = 0, k = 0;
@@ -41,6 +45,20 @@ inline Layer Correlated(int n, int k, uint32_t seed) {
     for (int j = 0; j <= i; ++j)
       layer.h[size_t(i) * k + j] = layer.h[size_t(j) * k + i] = static_cast<float>(2 * sum[size_t(i) * k + j] / tokens);
   return layer;
+}
+
+inline lowbit::Result<QuantizedLinear> Run(const Layer& layer, const QuantizeOptions& options, Method method = Method::kGptq,
+                                           int threads = 1) {
+  lowbit::Pool pool(threads);
+  return lowbit::Quantize(method, "model.weight", layer.w, layer.n, layer.k, layer.View(), options, *lowbit::RefKernels(), pool);
+}
+
+inline QuantizeOptions Options(int bits, int group_size, bool sym) {
+  QuantizeOptions options;
+  options.bits = bits;
+  options.group_size = group_size;
+  options.sym = sym;
+  return options;
 }
 
 // d H d^T for each row d of W - W_hat, in double; W itself when w_hat is empty.

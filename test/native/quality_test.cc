@@ -19,19 +19,6 @@ namespace {
 using namespace lowbit;
 using namespace lowbit_test;
 
-Result<QuantizedLinear> Run(const Layer& layer, const QuantizeOptions& options, Method method = Method::kGptq, int threads = 1) {
-  Pool pool(threads);
-  return Quantize(method, "model.weight", layer.w, layer.n, layer.k, layer.View(), options, *RefKernels(), pool);
-}
-
-QuantizeOptions Options(int bits, int group_size, bool sym) {
-  QuantizeOptions options;
-  options.bits = bits;
-  options.group_size = group_size;
-  options.sym = sym;
-  return options;
-}
-
 QuantizeOptions ActStatic(QuantizeOptions options) {
   options.desc_act = options.static_groups = true;
   return options;

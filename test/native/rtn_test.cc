@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "check.h"
+#include "layers.h"
 #include "quantize/method.h"
 
 namespace {
 
 using namespace lowbit;
+using lowbit_test::Options;
 
 std::vector<float> Gaussian(size_t count, uint32_t seed) {
   std::mt19937 random(seed);
@@ -23,14 +25,6 @@ std::vector<float> Gaussian(size_t count, uint32_t seed) {
     if (i + 1 < count) w[i + 1] = static_cast<float>(radius * std::sin(angle));
   }
   return w;
-}
-
-QuantizeOptions Options(int bits, int group_size, bool sym) {
-  QuantizeOptions options;
-  options.bits = bits;
-  options.group_size = group_size;
-  options.sym = sym;
-  return options;
 }
 
 Result<QuantizedLinear> Rtn(const std::vector<float>& w, int n, int k, const QuantizeOptions& options, int threads = 1,
