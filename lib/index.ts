@@ -11,7 +11,16 @@
 export { ChatSession, type ChatMessage, type ChatPromptOptions, type ChatSessionOptions, type ChatStreamOptions } from './chat';
 export type { EngineInfo } from './native';
 export { LowbitError, type LowbitErrorCode } from './errors';
-export { evaluate, type LogitsOptions, type PerplexityOptions, type PerplexityProgress, type PerplexityResult } from './evaluate';
+export {
+  evaluate,
+  type CompareOptions,
+  type CompareProgress,
+  type CompareResult,
+  type LogitsOptions,
+  type PerplexityOptions,
+  type PerplexityProgress,
+  type PerplexityResult,
+} from './evaluate';
 export {
   Context,
   type ContextOptions,

@@ -7,7 +7,7 @@ const names = ['ChatSession', 'Context', 'LowbitError', 'Model', 'engineInfo', '
 
 test('index.ts exports exactly the public names', () => {
   expect(Object.keys(lowbit).sort()).toEqual(names);
-  expect(Object.keys(lowbit.evaluate).sort()).toEqual(['logits', 'perplexity']);
+  expect(Object.keys(lowbit.evaluate).sort()).toEqual(['compare', 'logits', 'perplexity']);
 });
 
 test('esm.mts exports the same', () => {
