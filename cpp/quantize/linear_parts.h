@@ -1,0 +1,66 @@
+// quantize/linear_parts: what a method makes of one dense weight [n, k]: the terms of y = sum of part(x * input_scale) + bias.
+// Plain numbers in row-major order, not yet packed: writers store them (docs/formats.md, "lowbit container") and the engine packs
+// them (part/). Every value here is what the stored file will dequantise to: scales and values are rounded before codes are chosen.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "part/part.h"
+#include "quantize/method.h"
+
+namespace lowbit {
+
+// Scales that are codes themselves (SpQR, Dettmers et al. 2023, section 3.3). A tile is 16 consecutive rows of the codes by one group
+// of columns: scale = f16(scale_step * (scale_code - scale_zero)), zero = zero_step * (zero_code - zero_zero), with codes of `bits`
+// bits; then minimum = f16(-scale * zero). Empty vectors: the scales are stored as they are.
+struct CodedScales {
+  int bits = 0;                                                     // 3
+  std::vector<uint8_t> scale_codes, zero_codes;                     // [rows][groups]
+  std::vector<float> scale_step, scale_zero, zero_step, zero_zero;  // [ceil(rows/16)][groups], exact in f16
+};
+
+// Codes on a grid: w = scale * code + minimum, scale * (code - zero point), or scale * (code - 2^(bits-1)), as AffineKind says.
+struct AffineCodes {
+  std::vector<int32_t> rows;  // output rows that the codes stand for, ascending, without repeats; empty = all n
+  int bits = 0;               // 2, 3, 4, 8
+  int group_size = 0;         // 16, a multiple of 32, or k for the whole row; the last group may be short
+  int groups = 0;             // ceil(k / group_size)
+  AffineKind affine = AffineKind::kSymmetric;
+  std::vector<uint8_t> codes;  // [rows][k]
+  std::vector<float> scales;   // [rows][groups], exact in f16
+  std::vector<float> seconds;  // [rows][groups]: minima, exact in f16, or zero points, integers 0 to 255; empty for kSymmetric
+  CodedScales coded;           // of which scales and seconds are the decoded values; kMinimum only
+};
+
+// B (A x): a [rank, k], b [n, rank], row-major, every value exact in f16. rank 0 = none.
+struct LowRank {
+  int rank = 0;
+  std::vector<float> a, b;
+};
+
+// Single weights, added to what the other parts have in their places: CSR with row_offsets [n + 1], columns ascending within a row,
+// values exact in f16. Empty row_offsets = none.
+struct SparseWeights {
+  std::vector<int32_t> row_offsets;
+  std::vector<int32_t> columns;
+  std::vector<float> values;
+};
+
+struct LinearParts {
+  int n = 0, k = 0;
+  // [k], finite and positive, exact in f32: the parts see x * input_scale (AWQ and SmoothQuant: 1 / s). Empty = ones.
+  std::vector<float> input_scale;
+  std::vector<AffineCodes> affine;  // their rows cover 0 to n - 1 exactly once
+  LowRank low_rank;
+  SparseWeights sparse;
+  // Report:
+  double error = 0;                    // tr((W-Q) H (W-Q)^T) / tr(W H W^T), undamped H; relative squared weight error without H
+  double damp_percent = 0;             // what was finally used; 0 without a Hessian
+  int dead_columns = 0;                // columns whose Hessian diagonal was zero
+  std::vector<std::string> fallbacks;  // what was done in place of what was asked for, in words; empty normally
+};
+
+}  // namespace lowbit
