@@ -2,7 +2,9 @@
  * What a command may do to the outside world: text and one JSON object on stdout, progress and notes on stderr, and a
  * signal that Ctrl-C aborts. Commands know nothing else of the process, so they can be tested without one.
  */
-import { SingleBar } from 'cli-progress';
+import { createProgress, type Progress } from './progress';
+
+export type { Progress } from './progress';
 
 export interface Io {
   /** --json was given: stdout carries exactly one JSON object. */
@@ -18,13 +20,6 @@ export interface Io {
   progress(label: string): Progress;
   /** The command did its work and found something wrong: exit code 1 without an error message. */
   fail(): void;
-}
-
-/** Progress of one piece of work on stderr. */
-export interface Progress {
-  /** `fraction` from 0 to 1; `detail` is a short remark such as the perplexity so far. */
-  update(fraction: number, detail?: string): void;
-  end(): void;
 }
 
 export interface IoStreams {
@@ -47,49 +42,9 @@ export function createIo(streams: IoStreams, json: boolean, signal: AbortSignal,
     result(value) {
       if (json) stdout.write(`${JSON.stringify(value)}\n`);
     },
-    progress: (label) => (stderr.isTTY ? barProgress(stderr, label) : lineProgress(stderr, label)),
+    progress: (label) => createProgress(stderr, label),
   };
 }
-
-function barProgress(stream: NodeJS.WriteStream, label: string): Progress {
-  const bar = new SingleBar({
-    stream,
-    format: `${label} {bar} {percentage}% {detail}`,
-    barsize: 30,
-    hideCursor: true,
-    clearOnComplete: true,
-    etaBuffer: 50,
-  });
-  let running = false;
-  return {
-    update(fraction, detail = '') {
-      if (!running) bar.start(1000, 0, { detail });
-      running = true;
-      bar.update(Math.round(clamp(fraction) * 1000), { detail });
-    },
-    end() {
-      if (running) bar.stop();
-      running = false;
-    },
-  };
-}
-
-/** Without a terminal: one line per tenth, and none in the first second, so that a log stays short. */
-function lineProgress(stream: NodeJS.WriteStream, label: string): Progress {
-  const start = performance.now();
-  let tenths = 0;
-  return {
-    update(fraction, detail = '') {
-      const now = Math.floor(clamp(fraction) * 10);
-      if (now <= tenths || performance.now() - start < 1000) return;
-      tenths = now;
-      stream.write(`${label} ${now * 10}%${detail === '' ? '' : ` ${detail}`}\n`);
-    },
-    end() {},
-  };
-}
-
-const clamp = (fraction: number): number => Math.min(1, Math.max(0, fraction));
 
 /** Most memory this process ever held, in bytes. */
 export const peakRssBytes = (): number => process.resourceUsage().maxRSS * 1024;

@@ -41,10 +41,16 @@ export interface QuantizeProgress {
   readonly blocks: number;
   /** Linears being solved, or just solved; empty in other phases. */
   readonly weights: readonly string[];
+  /** The one of them that is being solved, or was last; undefined in other phases. */
+  readonly linear: string | undefined;
   /** Of the whole run, 0 to 1, never falling. */
   readonly fraction: number;
   /** Mean relative error of the linears solved so far; undefined before the first. */
   readonly error: number | undefined;
+  /** Since the run began to load the model. */
+  readonly secondsElapsed: number;
+  /** Estimate from the speed so far; undefined until there is one. */
+  readonly secondsLeft: number | undefined;
 }
 
 export interface QuantizeOptions extends Partial<SolveSettings> {

@@ -20,7 +20,7 @@ import {
 import { minTotalTokens, type CalibrationSamples } from './calibration';
 import { partShapes, type CheckpointFormat, type Target } from './layout';
 import type { QuantizeMethod } from './options';
-import { type ProgressTracker, hessianWork, roundWork, runWork, solveWork, type Step } from './progress';
+import { type ProgressTracker, hessianWork, roundWork, runWork, solveWork, type Step, type Work } from './progress';
 import type { RunRecord } from './report';
 
 export interface SolveRun {
@@ -51,9 +51,15 @@ export function stopsOf(plan: Plan): readonly Stop[] {
 }
 
 /** Estimated work of a whole run, in the unit of progress.ts. */
-export function totalWork(plan: Plan, targets: ReadonlyMap<number, Target>, tokens: number | undefined): number {
-  if (tokens === undefined) return [...targets.values()].reduce((sum, { n, k, settings }) => sum + roundWork(n, k, settings.mse), 0);
-  return stopsOf(plan).reduce((sum, stop) => sum + advanceStep(plan, targets, stop, tokens).work + solveStep(targets, stop).work, 0);
+export function totalWork(plan: Plan, targets: ReadonlyMap<number, Target>, tokens: number | undefined): Work {
+  const sum = (works: readonly number[]): number => works.reduce((all, work) => all + work, 0);
+  if (tokens === undefined)
+    return { calibrate: 0, solve: sum([...targets.values()].map(({ n, k, settings }) => roundWork(n, k, settings.mse))) };
+  const stops = stopsOf(plan);
+  return {
+    calibrate: sum(stops.map((stop) => advanceStep(plan, targets, stop, tokens).work)),
+    solve: sum(stops.map((stop) => solveStep(targets, stop).work)),
+  };
 }
 
 function advanceStep(plan: Plan, targets: ReadonlyMap<number, Target>, { block, weights }: Stop, tokens: number): Step {
@@ -134,6 +140,7 @@ export async function solveUncalibrated(run: SolveRun): Promise<void> {
 
 /** One engine call with progress. */
 function step<T>(run: SolveRun, current: Step, call: Parameters<typeof runJob<T>>[1]): Promise<T> {
+  run.progress.begin(current);
   const onProgress = (done: number, total: number): void => run.progress.within(current, total > 0 ? Math.min(1, done / total) : 0);
   return runJob({ signal: run.signal, onProgress }, call);
 }

@@ -1,6 +1,6 @@
 /** lowbit quantize: compresses a model and reports what was done. */
 import { type Command, Option } from 'commander';
-import { type QuantizeOptions, quantize } from '../../index';
+import { type QuantizeOptions, type QuantizeProgress, quantize } from '../../index';
 import { type Io, peakRssBytes } from '../io';
 import { camelCaseRules, defined, parseJsonObject, parseNumber, toSnakeCase } from '../parse';
 import { examples } from '../runtime';
@@ -93,8 +93,7 @@ async function run(io: Io, model: string, flags: Flags): Promise<void> {
     ...(calibration === undefined ? {} : { calibration: { file: calibration } }),
     ...(dynamic === undefined ? {} : { dynamic: camelCaseRules(dynamic) }),
     signal: io.signal,
-    onProgress: ({ phase, fraction, block, blocks }) =>
-      progress.update(fraction, block < 0 ? phase : `${phase}, block ${block + 1} of ${blocks}`),
+    onProgress: (event) => progress.update(event.fraction, progressDetail(event), event.secondsLeft),
   } as QuantizeOptions; // quantize() checks every value
   const report = await quantize(options).finally(() => progress.end());
   const { totals, calibration: data } = report;
@@ -117,4 +116,11 @@ async function run(io: Io, model: string, flags: Flags): Promise<void> {
     peak_rss_bytes: peakRssBytes(),
     report: toSnakeCase(report, ['dynamic']),
   });
+}
+
+/** What a run is at: "block 3 of 30, q_proj, error 2.1e-3". */
+export function progressDetail({ phase, block, blocks, linear, error }: QuantizeProgress): string {
+  if (block < 0) return phase;
+  const parts = [`block ${block + 1} of ${blocks}`, linear === undefined ? phase : linear.slice(linear.lastIndexOf('.') + 1)];
+  return [...parts, ...(error === undefined ? [] : [`error ${error.toExponential(1)}`])].join(', ');
 }
