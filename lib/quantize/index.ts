@@ -5,22 +5,22 @@
 import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { SafetensorsWriter, withAtomicDirectory } from '../checkpoint';
+import { withAtomicDirectory } from '../checkpoint';
 import { LowbitError } from '../errors';
 import { native, runJob, toLowbitError, type ModelHandle } from '../native';
-import { quantizationConfig } from './config';
 import type { QuantizeOptions } from './options';
+import type { Output } from './outputs';
 import { prepare, type Prepared } from './preflight';
 import { ProgressTracker } from './progress';
 import { RunRecord, modelName, reportText, type QuantizeReport } from './report';
-import { writeSideFiles } from './sidefiles';
 import { solveCalibrated, solveUncalibrated, totalWork, type SolveRun } from './solve';
-import { fileBytes, writeDense, writeSolved } from './write';
+import { writeDense } from './write';
 
 export type {
   CalibrationMessage,
   CalibrationPrecision,
   CalibrationSource,
+  QuantizeFormat,
   QuantizeMethod,
   QuantizeOptions,
   QuantizeProgress,
@@ -71,35 +71,39 @@ async function run(
   signal: AbortSignal,
   onProgress: NonNullable<QuantizeOptions['onProgress']>,
 ): Promise<QuantizeReport> {
-  const { options, checkpoint, plan, selection, samples, checkpointFormat } = prepared;
+  const { options, checkpoint, plan, selection, samples, format, dense, sideFiles } = prepared;
   const record = new RunRecord(prepared.warnings);
   const work = totalWork(plan, selection.targets, samples?.tokens.length);
   const progress = new ProgressTracker(work, plan.blocks.length, onProgress, () => record.error);
   const version = packageVersion();
 
+  const { targets } = selection;
+  const solveAndWrite = async (model: ModelHandle, output: Output): Promise<number> => {
+    const sink: SolveRun['sink'] = (target, tensors) => output.addSolved(target, tensors);
+    const solveRun: SolveRun = { model, plan, targets, format, record, progress, signal, sink };
+    await (samples
+      ? solveCalibrated(solveRun, samples, { precision: options.calibrationPrecision, tokenWeights: options.tokenWeights })
+      : solveUncalibrated(solveRun));
+    return record.timed('write', async () => {
+      const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
+      await writeDense(dense, (tensor, data) => output.addDense(tensor, data), { checkpoint, model, signal, onProgress: onBytes });
+      return output.finish();
+    });
+  };
+
   const write = async (directory: string): Promise<QuantizeReport> => {
     const model = await record.timed('load', () => load(prepared, signal, progress));
-    const writer = new SafetensorsWriter(directory, { maxShardBytes: options.maxShardBytes });
+    let output: Output | undefined;
     try {
-      const sink: SolveRun['sink'] = (target, result) => writeSolved(writer, target, result);
-      const solveRun: SolveRun = { model, plan, targets: selection.targets, checkpointFormat, record, progress, signal, sink };
-      await (samples
-        ? solveCalibrated(solveRun, samples, { precision: options.calibrationPrecision, tokenWeights: options.tokenWeights })
-        : solveUncalibrated(solveRun));
-      const bytesAfter = await record.timed('write', async () => {
-        const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
-        await writeDense(writer, prepared.dense, { checkpoint, model, signal, onProgress: onBytes });
-        const files = await writer.finish();
-        await writeSideFiles(directory, checkpoint, prepared.sideFiles, quantizationConfig(options, checkpointFormat, version));
-        return fileBytes(directory, files);
-      });
+      output = await format.open(directory, { checkpoint, plan, options, targets, dense, sideFiles, version });
+      const bytesAfter = await solveAndWrite(model, output);
       const { isa, threads } = native().modelInfo(model);
       const { cpu, bf16 } = native().engineInfo();
       const report = record.finish({
         lowbit: { version, cpu, isa, bf16, threads },
         model: { name: modelName(checkpoint.path), kind: checkpoint.kind, architecture: plan.architecture },
         options,
-        checkpointFormat,
+        checkpointFormat: format.name,
         samples,
         skipped: selection.skipped,
         parameters: prepared.parameters,
@@ -109,7 +113,7 @@ async function run(
       await writeFile(path.join(directory, 'lowbit_report.json'), reportText(report));
       return report;
     } catch (reason) {
-      await writer.abort();
+      await output?.abort();
       throw reason;
     } finally {
       await native().disposeModel(model);

@@ -13,6 +13,8 @@ export type CalibrationPrecision = 'fast' | 'exact';
 
 export type QuantizeMethod = 'gptq' | 'rtn';
 
+export type QuantizeFormat = 'gptq' | 'gptq_v2';
+
 /** One message of a conversation, for calibration with chats. */
 export interface CalibrationMessage {
   readonly role: string;
@@ -62,8 +64,11 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly method?: QuantizeMethod;
   /** Settings of 'gptq' by name; settings given beside it win. Default 'quality'. */
   readonly preset?: QuantizePreset;
-  /** Layout of the output: Hugging Face GPTQ checkpoint. Default 'gptq'. */
-  readonly format?: 'gptq';
+  /**
+   * Layout of the output. 'gptq': Hugging Face GPTQ checkpoint, version 1 for symmetric grids and version 2 otherwise; 'gptq_v2': version 2, whose
+   * zero points are stored as they are. Default 'gptq'.
+   */
+  readonly format?: QuantizeFormat;
   /** Required for 'gptq', unused by 'rtn'. */
   readonly calibration?: CalibrationSource;
   /** Samples to use at most, 1 to 1,000,000. Default 128. */
@@ -103,7 +108,7 @@ export interface ResolvedOptions {
   readonly output: string; // absolute
   readonly method: QuantizeMethod;
   readonly preset: QuantizePreset | undefined; // of 'gptq'
-  readonly format: 'gptq';
+  readonly format: QuantizeFormat;
   readonly settings: SolveSettings;
   readonly calibration: CalibrationSource | undefined;
   readonly calibrationSamples: number;
@@ -139,7 +144,7 @@ const spec = {
   output: pathString,
   method: oneOf('gptq', 'rtn'),
   preset: oneOf('quality', 'fast', 'compat'),
-  format: oneOf('gptq'),
+  format: oneOf('gptq', 'gptq_v2'),
   ...settingRules,
   calibration,
   calibrationSamples: integer(1, 1_000_000),
@@ -196,7 +201,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     output: path.resolve(checked.output as string),
     method,
     preset,
-    format: 'gptq',
+    format: checked.format ?? 'gptq',
     settings: settings as unknown as SolveSettings,
     calibration: checked.calibration,
     calibrationSamples: checked.calibrationSamples ?? 128,

@@ -12,10 +12,11 @@ import type { Plan } from '../graph/plan';
 import { buildPlan, modelSummary, quantizableWeights } from '../models';
 import { Tokenizer } from '../tokenizer';
 import { calibrationSamples, type CalibrationSamples, type CalibrationTokenizer } from './calibration';
-import { checkpointFormat, listed, packedBytes, selectTargets, shortGroups, type CheckpointFormat, type Selection } from './layout';
+import { listed, selectTargets, shortGroups, type Selection } from './layout';
 import { joinProblems, resolveOptions, type ResolvedOptions } from './options';
+import { outputFormat, type OutputFormat } from './outputs';
 import { findSideFiles, type SideFile } from './sidefiles';
-import { denseTensors, type DenseTensor } from './write';
+import type { DenseTensor } from './write';
 
 /** A run that may start. */
 export interface Prepared {
@@ -23,7 +24,7 @@ export interface Prepared {
   readonly checkpoint: Checkpoint;
   readonly plan: Plan;
   readonly selection: Selection;
-  readonly checkpointFormat: CheckpointFormat;
+  readonly format: OutputFormat;
   readonly dense: readonly DenseTensor[];
   readonly samples: CalibrationSamples | undefined;
   readonly sideFiles: readonly SideFile[];
@@ -46,9 +47,11 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const selection = selectTargets(plan, candidates, options.settings, options.dynamic, problems);
   if (options.method === 'gptq') checkGuard(selection, problems);
   const samples = await collect(problems, async () => samplesOf(options, checkpoint, plan));
-  const dense = denseTensors(checkpoint, plan, selection.targets);
   const targets = [...selection.targets.values()];
-  await collect(problems, () => checkSpace(options, outputBytes(targets.map(packedBytes), dense, sideFiles)));
+  const format = outputFormat(options, targets);
+  const dense = format.dense(checkpoint, plan, selection.targets);
+  const solvedBytes = targets.map((target) => format.solvedBytes(target));
+  await collect(problems, () => checkSpace(options, outputBytes(solvedBytes, dense, sideFiles)));
   if (problems.length > 0) throw joinProblems(problems);
   const { parameters, storedBytes } = modelSummary(plan, checkpoint);
   return {
@@ -56,7 +59,7 @@ export async function prepare(given: unknown): Promise<Prepared> {
     checkpoint,
     plan,
     selection,
-    checkpointFormat: checkpointFormat(targets),
+    format,
     dense,
     samples,
     sideFiles,

@@ -6,8 +6,9 @@ import path from 'node:path';
 import type { SolveResult } from '../native';
 import { snakeCase } from './dynamic';
 import type { CalibrationSamples } from './calibration';
-import { packedBytes, type CheckpointFormat, type Target } from './layout';
+import type { Target } from './layout';
 import type { ResolvedOptions } from './options';
+import type { OutputFormat } from './outputs';
 import type { SolveSettings } from './settings';
 
 /** One quantised linear [n, k]. */
@@ -43,7 +44,7 @@ export interface QuantizeReport {
   readonly model: { readonly name: string; readonly kind: 'hf' | 'gguf'; readonly architecture: string };
   /** The directory written; absent in lowbit_report.json. */
   readonly output: string;
-  readonly checkpointFormat: CheckpointFormat;
+  readonly checkpointFormat: OutputFormat['name'];
   /** Options as used, with defaults. Those that only GPTQ reads are absent for 'rtn'. */
   readonly options: Readonly<Record<string, unknown>>;
   /** Null for 'rtn'. */
@@ -103,7 +104,8 @@ export class RunRecord {
     }
   }
 
-  add(target: Target, result: SolveResult, hessian: boolean): void {
+  /** `bytes` of the linear in the output. */
+  add(target: Target, result: SolveResult, hessian: boolean, bytes: number): void {
     this.linears.push({
       name: target.name,
       n: result.n,
@@ -114,7 +116,7 @@ export class RunRecord {
       error: result.error,
       ...(hessian && { dampPercent: result.dampPercent, deadColumns: result.deadColumns }),
       seconds: result.seconds,
-      bitsPerWeight: (packedBytes(target) * 8) / (target.n * target.k),
+      bitsPerWeight: (bytes * 8) / (target.n * target.k),
       fallbacks: [...result.fallbacks],
     });
   }
@@ -128,7 +130,7 @@ export class RunRecord {
     readonly lowbit: QuantizeReport['lowbit'];
     readonly model: QuantizeReport['model'];
     readonly options: ResolvedOptions;
-    readonly checkpointFormat: CheckpointFormat;
+    readonly checkpointFormat: OutputFormat['name'];
     readonly samples: CalibrationSamples | undefined;
     readonly skipped: readonly string[];
     readonly parameters: number;

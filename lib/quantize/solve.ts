@@ -18,8 +18,9 @@ import {
   type SolveResult,
 } from '../native';
 import { minTotalTokens, type CalibrationSamples } from './calibration';
-import { partShapes, type CheckpointFormat, type Target } from './layout';
+import type { Target } from './layout';
 import type { QuantizeMethod } from './options';
+import type { OutputFormat, PartTensor } from './outputs';
 import { type ProgressTracker, hessianWork, roundWork, runWork, solveWork, type Step, type Work } from './progress';
 import type { RunRecord } from './report';
 
@@ -27,12 +28,12 @@ export interface SolveRun {
   readonly model: ModelHandle;
   readonly plan: Plan;
   readonly targets: ReadonlyMap<number, Target>;
-  readonly checkpointFormat: CheckpointFormat;
+  readonly format: OutputFormat;
   readonly record: RunRecord;
   readonly progress: ProgressTracker;
   readonly signal: AbortSignal | undefined;
-  /** Takes the tensors of one linear; awaited before the next. */
-  readonly sink: (target: Target, result: SolveResult) => Promise<void>;
+  /** Takes one solved linear; awaited before the next. */
+  readonly sink: (target: Target, tensors: readonly PartTensor[]) => Promise<void>;
 }
 
 /** Columns per lazy update; 128 is the paper's and no result depends on it beyond rounding. */
@@ -110,7 +111,7 @@ async function solveStop(run: SolveRun, calibration: CalibrationHandle, stop: St
   const solve = solveStep(run.targets, stop);
   const jobs = stop.weights.flatMap((weight) => {
     const target = run.targets.get(weight);
-    return target ? [{ weight, options: solveJob(target, 'gptq', run.checkpointFormat) }] : [];
+    return target ? [{ weight, options: solveJob(target, 'gptq', run.format) }] : [];
   });
   const results = await run.record.timed('solve', () =>
     step(run, solve, (control) => native().calibrationSolve(calibration, jobs, control)),
@@ -128,7 +129,7 @@ export async function solveUncalibrated(run: SolveRun): Promise<void> {
       if (target === undefined) continue;
       const { n, k, settings } = target;
       const solve: Step = { phase: 'solve', block, weights: [target.name], work: roundWork(n, k, settings.mse) };
-      const job = solveJob(target, 'rtn', run.checkpointFormat);
+      const job = solveJob(target, 'rtn', run.format);
       const result = await run.record.timed('solve', () =>
         step(run, solve, (control) => native().solveWeight(run.model, weight, job, control)),
       );
@@ -148,14 +149,14 @@ function step<T>(run: SolveRun, current: Step, call: Parameters<typeof runJob<T>
 async function deliver(run: SolveRun, result: SolveResult, hessian: boolean): Promise<void> {
   const target = run.targets.get(result.weight);
   if (target === undefined) throw new LowbitError('INTERNAL', `The engine solved weight ${result.weight}, which was not asked for`);
-  checkResult(target, result);
-  run.record.add(target, result, hessian);
-  await run.record.timed('write', () => run.sink(target, result));
+  const tensors = run.format.solved(target, result);
+  run.record.add(target, result, hessian, run.format.solvedBytes(target));
+  await run.record.timed('write', () => run.sink(target, tensors));
 }
 
-/** Settings of one job as the engine takes them. Version 2 files store the zero point itself, version 1 one less. */
-function solveJob({ settings }: Target, method: QuantizeMethod, format: CheckpointFormat): SolveOptions {
-  return { ...settings, method, blockSize, minTokens: method === 'gptq' ? minTotalTokens : 0, zeroOffset: format === 'gptq' ? 1 : 0 };
+/** Settings of one job as the engine takes them. */
+function solveJob(target: Target, method: QuantizeMethod, format: OutputFormat): SolveOptions {
+  return { ...target.settings, method, blockSize, minTokens: method === 'gptq' ? minTotalTokens : 0, ...format.jobOptions(target) };
 }
 
 function checkStop(expected: Stop, reached: CalibrationStop, last: boolean): void {
@@ -164,23 +165,4 @@ function checkStop(expected: Stop, reached: CalibrationStop, last: boolean): voi
     'INTERNAL',
     `Calibration stopped at block ${reached.block}, weights [${reached.weights.join()}], expected block ${expected.block}, weights [${expected.weights.join()}]`,
   );
-}
-
-/** Bytes of the four tensors in the order of partShapes; the engine's arrays are views of little-endian memory. */
-export function resultParts(result: SolveResult): readonly Uint8Array[] {
-  return [result.qweight, result.qzeros, result.scales, result.gIdx].map(
-    ({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength),
-  );
-}
-
-/** A file whose tensors differ from its header would be worse than none. */
-function checkResult(target: Target, result: SolveResult): void {
-  const shapes = partShapes(target);
-  const wrong = resultParts(result).findIndex((bytes, i) => bytes.byteLength !== shapes[i]?.bytes);
-  if (wrong >= 0 || result.n !== target.n || result.k !== target.k || result.bits !== target.settings.bits) {
-    throw new LowbitError(
-      'INTERNAL',
-      `The engine returned ${target.name} as [${result.n}, ${result.k}] in ${result.bits} bit with tensors of another size than the file has room for`,
-    );
-  }
 }

@@ -1,19 +1,15 @@
 /**
- * lib/quantize: puts tensors into the output: the four of each quantised linear as they come from the engine, everything else as the
- * source has it. Knows names and bytes; the file format is lib/checkpoint's.
+ * lib/quantize: the tensors that are not quantised: which there are, and their bytes as the source has them, for any output.
+ * Solved linears and file formats are those of outputs/.
  *
  * A Hugging Face source is copied byte for byte in its own dtypes, biases of quantised linears included. A GGUF source stores other
  * names, block types and conventions, so the engine reads the tensors back in those of Hugging Face: matrices as BF16, vectors as F32.
  */
-import { stat } from 'node:fs/promises';
-import path from 'node:path';
-import type { SafetensorsWriter } from '../checkpoint';
 import { readExactly, withFile } from '../checkpoint/files';
 import type { Checkpoint, TensorEntry } from '../checkpoint/types';
 import type { Plan } from '../graph/plan';
-import { native, runJob, throwIfAborted, type ModelHandle, type SolveResult } from '../native';
-import { partShapes, type Target } from './layout';
-import { resultParts } from './solve';
+import { native, runJob, throwIfAborted, type ModelHandle } from '../native';
+import type { Target } from './layout';
 
 /** Bytes read at a time; large enough for a disk's full speed, small enough to stop soon after an abort. */
 const pieceBytes = 64 * 2 ** 20;
@@ -61,14 +57,6 @@ function sourceTensor(plan: Plan, weight: number): number | undefined {
   return source?.kind === 'tensor' ? source.tensor : undefined;
 }
 
-/** qweight, qzeros, scales and g_idx of one linear. */
-export async function writeSolved(writer: SafetensorsWriter, target: Target, result: SolveResult): Promise<void> {
-  const parts = resultParts(result);
-  for (const [i, { part, dtype, shape }] of partShapes(target).entries()) {
-    await writer.add(`${target.name}.${part}`, dtype, shape, parts[i] as Uint8Array);
-  }
-}
-
 export interface DenseRun {
   readonly checkpoint: Checkpoint;
   readonly model: ModelHandle;
@@ -77,12 +65,17 @@ export interface DenseRun {
   readonly onProgress: (done: number, total: number) => void;
 }
 
-export async function writeDense(writer: SafetensorsWriter, tensors: readonly DenseTensor[], run: DenseRun): Promise<void> {
+/** Reads tensors one after the other and hands each to `add` before the next. @throws {LowbitError} IO, CANCELLED, what `add` throws */
+export async function writeDense(
+  tensors: readonly DenseTensor[],
+  add: (tensor: DenseTensor, data: ArrayBufferView) => Promise<void>,
+  run: DenseRun,
+): Promise<void> {
   const total = tensors.reduce((sum, { bytes }) => sum + bytes, 0);
   let done = 0;
   for (const tensor of tensors) {
     const data = await readTensor(tensor, run, (bytes) => run.onProgress(done + bytes, total));
-    await writer.add(tensor.name, tensor.dtype, tensor.shape, data);
+    await add(tensor, data);
     done += tensor.bytes;
   }
   run.onProgress(total, total);
@@ -112,10 +105,4 @@ async function readTensor(
 /** GGUF files of the Gemma family hold 1 + w of every norm, Hugging Face files w. */
 function hfVector(checkpoint: Checkpoint, name: string, values: Float32Array): Float32Array {
   return checkpoint.conventions.normPlusOneStored && !name.endsWith('.bias') ? values.map((value) => value - 1) : values;
-}
-
-/** Bytes of files as they lie on the disk. */
-export async function fileBytes(directory: string, names: readonly string[]): Promise<number> {
-  const sizes = await Promise.all(names.map(async (name) => (await stat(path.join(directory, name))).size));
-  return sizes.reduce((sum, size) => sum + size, 0);
 }

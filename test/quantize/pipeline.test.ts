@@ -113,6 +113,7 @@ const layouts: [string, Partial<QuantizeOptions>, number, 'gptq' | 'gptq_v2'][] 
   ['2 bit, group 32', { bits: 2, groupSize: 32 }, 2, 'gptq'],
   ['8 bit, whole rows', { bits: 8, groupSize: -1 }, 8, 'gptq'],
   ['4 bit, asymmetric', { sym: false }, 4, 'gptq_v2'],
+  ['4 bit in version 2', { format: 'gptq_v2' }, 4, 'gptq_v2'],
 ];
 
 test.each(layouts)('writes %s as the format says', async (_name, options, bits, format) => {

@@ -53,7 +53,8 @@ test('a GGUF source gets Hugging Face names, types and norms', async () => {
   const writer = new SafetensorsWriter(directory);
   const done: number[] = [];
   const onProgress = (bytes: number, total: number): number => done.push(bytes / total);
-  await writeDense(writer, tensors, { checkpoint: gguf, model: {} as ModelHandle, signal: undefined, onProgress });
+  const add: Parameters<typeof writeDense>[1] = ({ name, dtype, shape }, data) => writer.add(name, dtype, shape, data);
+  await writeDense(tensors, add, { checkpoint: gguf, model: {} as ModelHandle, signal: undefined, onProgress });
   await writer.finish();
   expect(done.at(-1)).toBe(1);
   const written = readTensors(directory);

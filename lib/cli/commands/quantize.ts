@@ -10,6 +10,7 @@ interface Flags {
   readonly output: string;
   readonly method: 'gptq' | 'rtn';
   readonly preset?: 'quality' | 'fast' | 'compat';
+  readonly format?: 'gptq' | 'gptq_v2';
   readonly bits: number;
   readonly groupSize: number;
   readonly sym: boolean;
@@ -45,6 +46,7 @@ export function quantizeCommand(command: Command, io: () => Io): void {
         'gptq: quality, the best codes (default); fast, in three quarters of the time; compat, as published',
       ).choices(['quality', 'fast', 'compat']),
     )
+    .addOption(new Option('--format <name>', 'gptq (default), or gptq_v2: zero points without offset').choices(['gptq', 'gptq_v2']))
     .option('--bits <n>', 'bits per weight: 2, 3, 4 or 8', parseNumber, 4)
     .option('--group-size <n>', 'columns that share a scale: 32, 64, 128, or -1 for the whole row', parseNumber, 128)
     .option('--no-sym', 'grids with their own zero point instead of symmetric ones')
