@@ -51,7 +51,9 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
   LOWBIT_ASSIGN_OR_RETURN(solved.linear,
                           Quantize(method, shape.name.c_str(), dense, shape.n, shape.k, hessian, options, model.kernels(), model.pool()));
   LOWBIT_ASSIGN_OR_RETURN(Part part, PackQuantized(shape.name.c_str(), solved.linear));
-  model.ReplaceWeight(weight, std::move(part));
+  std::vector<Part> parts;
+  parts.push_back(std::move(part));
+  model.ReplaceWeight(weight, std::move(parts));
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return solved;
 }

@@ -101,7 +101,7 @@ Result<std::shared_ptr<Model>> Model::Load(ModelSpec spec, const Progress& progr
 size_t Model::weight_bytes() const {
   size_t bytes = 0;
   for (const auto& parts : bindings_.weights)
-    for (const Part& part : parts) bytes += part.bytes();
+    for (const Part& part : parts) bytes += part.panelled() ? part.bytes() : part.storage.size();
   for (const auto& v : bindings_.vectors) bytes += v.size() * sizeof(float);
   return bytes;
 }
@@ -116,30 +116,16 @@ size_t Model::stored_bytes() const {
 
 Result<std::vector<float>> Model::DenseWeight(int weight) const {
   const WeightShape& shape = plan_.weights[static_cast<size_t>(weight)];
-  const size_t n = static_cast<size_t>(shape.n), k = static_cast<size_t>(shape.k);
-  std::vector<float> dense(n * k, 0.0f);
-  std::vector<float> panel(k * kPanelRows);
-  for (const Part& part : bindings_.weights[static_cast<size_t>(weight)]) {
-    for (size_t p = 0; p * kPanelRows < n; ++p) {
-      kernels_->unpack_panel(part.view, static_cast<int>(p), 0, shape.k, panel.data());
-      const size_t rows = std::min<size_t>(kPanelRows, n - p * kPanelRows);
-      for (size_t j = 0; j < k; ++j) {
-        const size_t column = part.permutation.empty() ? j : static_cast<size_t>(part.permutation[j]);
-        for (size_t r = 0; r < rows; ++r) dense[(p * kPanelRows + r) * k + column] += panel[j * kPanelRows + r];
-      }
-    }
-  }
-  return dense;
+  return SumOfParts(bindings_.weights[static_cast<size_t>(weight)], shape.n, shape.k, kernels_->unpack_panel);
 }
 
-void Model::ReplaceWeight(int weight, Part part) {
+void Model::ReplaceWeight(int weight, std::vector<Part> parts) {
   pool_->Quiesce();  // a late worker may still read the old one
   ++bindings_.generation;
-  std::vector<Part>& parts = bindings_.weights[static_cast<size_t>(weight)];
-  for (const Part& old : parts)
+  std::vector<Part>& bound = bindings_.weights[static_cast<size_t>(weight)];
+  for (const Part& old : bound)
     if (old.storage.data() == nullptr) arena_.Discard(old.view.data, old.bytes());
-  parts.clear();
-  parts.push_back(std::move(part));
+  bound = std::move(parts);
 }
 
 }  // namespace lowbit

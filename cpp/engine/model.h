@@ -36,8 +36,8 @@ class Model {
   Result<std::vector<float>> DenseWeight(int weight) const;
   const std::vector<float>& vector(int index) const { return bindings_.vectors[static_cast<size_t>(index)]; }
 
-  // Replaces a weight by one part of the same shape and gives the memory of the old one back. No step may be running.
-  void ReplaceWeight(int weight, Part part);
+  // Replaces a weight by parts of the same shape, which own their bytes, and gives the memory of the old ones back. No step may be running.
+  void ReplaceWeight(int weight, std::vector<Part> parts);
 
  private:
   Model() = default;

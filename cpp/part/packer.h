@@ -54,7 +54,6 @@ Result<std::unique_ptr<Packer>> GptqPacker(const char* name, const GptqTensors& 
 // ---- requantize.cc: rounds any weight to `bits` wide codes as it is packed: groups of 32 columns (in packed order), f16 scales.
 // 6 and 8 bits are symmetric, 4 and 5 bits have a minimum (docs/formats.md, "Requantised head"). unpack is KernelTable::unpack_panel:
 // columns [k0, k0 + kc) of a panel as f32 lines of 16. INVALID_ARGUMENT for other bits; UNSUPPORTED from Pack for values beyond f16.
-using UnpackPanel = void (*)(const PackedView& w, int panel, int k0, int kc, float* out);
 Result<std::unique_ptr<Packer>> RequantizingPacker(const char* name, std::unique_ptr<Packer> source, int bits, UnpackPanel unpack);
 
 // Allocates a Block of its own and packs everything on the calling thread.

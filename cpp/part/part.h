@@ -22,16 +22,33 @@ const char* PartKindName(PartKind kind);
 
 inline int PanelCount(const PackedView& view) { return (view.n + kPanelRows - 1) / kPanelRows; }
 
+// Single weights in compressed rows (CSR): those of row r are [row_offsets[r], row_offsets[r + 1]).
+struct SparseView {
+  const int32_t* row_offsets = nullptr;  // [n + 1]
+  const int32_t* columns = nullptr;      // ascending within a row
+  const float* values = nullptr;
+};
+
 struct Part {
   PartKind kind = PartKind::kDense;
-  PackedView view;
-  Block storage;  // of a part that owns its panels; empty when they lie in the arena of a model
-  // Packed column j holds column permutation[j] of the weight (act-order with scattered groups); empty = identity.
+  PackedView view;    // kDense, kAffine: the matrix; kLowRank: B [n, rank]; kSparse: n and k only, no panels
+  PackedView inner;   // kLowRank: A [rank, k], the part being B A
+  SparseView sparse;  // kSparse
+  Block storage;      // of a part that owns its bytes; empty when they lie in the arena of a model
+  // Packed column j holds column permutation[j] of the weight (act-order with scattered groups); empty = identity. Not for kLowRank,
+  // kSparse.
   std::vector<int32_t> permutation;
+  // Row i of the part is output row rows[i] of the weight, ascending; empty = row i. Not for kLowRank and kSparse.
+  std::vector<int32_t> rows;
+  // The part multiplies x[j] * input_scale[j], j a column of the weight (AWQ, SmoothQuant); empty = ones.
+  std::vector<float> input_scale;
   // Bytes as a file would store them (codes, scales, zeros; no padding): for bits per weight.
   size_t stored_bytes = 0;
 
+  // Of kDense and kAffine: the panels, which may lie in an arena.
   size_t bytes() const { return static_cast<size_t>(PanelCount(view)) * view.panel_bytes; }
+  // Whether the part is a matrix in panels; otherwise it owns its bytes.
+  bool panelled() const { return kind == PartKind::kDense || kind == PartKind::kAffine; }
 };
 
 // Where row i of the packed matrix comes from: empty = row i. Used to undo the rotary row order of GGUF llama files.
@@ -55,6 +72,22 @@ struct AffineSource {
   std::span<const float> seconds;  // minimum or zero point; empty for kSymmetric
 };
 Result<Part> PackAffine(const char* name, const AffineSource& source);
+
+// ---- low_rank.cc
+// B A from a [rank, k] and b [n, rank], row-major f16, finite (CORRUPT_FILE naming `name` otherwise); 1 <= rank <= min(n, k).
+Result<Part> PackLowRank(const char* name, int n, int k, int rank, const uint8_t* a, const uint8_t* b);
+
+// ---- sparse.cc
+// row_offsets [n + 1] from 0 to the number of values, not falling; columns below k, rising within a row; values f16, finite, one
+// for each column. None of them need be aligned. CORRUPT_FILE naming `name` otherwise.
+Result<Part> PackSparse(const char* name, int n, int k, std::span<const int32_t> row_offsets, std::span<const int32_t> columns,
+                        const uint8_t* values);
+
+// ---- sum.cc
+// [n][k] row-major, in the order of the weight: what the parts of one linear add up to, input_scale included. unpack is
+// KernelTable::unpack_panel.
+using UnpackPanel = void (*)(const PackedView& w, int panel, int k0, int kc, float* out);
+std::vector<float> SumOfParts(std::span<const Part> parts, int n, int k, UnpackPanel unpack);
 
 // Bytes of one panel / of the whole packed matrix for this format (view.n, k, kind, bits, group_size, affine, meta).
 size_t PackedPanelBytes(const PackedView& format);

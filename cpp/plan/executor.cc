@@ -112,6 +112,14 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
 
 Status Executor::Prepare() {
   pool_.Quiesce();  // a late worker may still read the old list
+  int inner = 0;
+  for (const Op& op : plan_.ops)
+    if (op.kind == OpKind::kLinear) inner = std::max(inner, InnerWidth(op));
+  if (inner > inner_width_) {
+    const size_t floats = RoundUp(static_cast<size_t>(max_rows_) * static_cast<size_t>(inner) + 64, 64);
+    LOWBIT_ASSIGN_OR_RETURN(inner_, Block::Allocate(floats * sizeof(float), MemoryClass::kScratch, "inner rows of low-rank parts"));
+    inner_width_ = inner;
+  }
   linears_.resize(plan_.ops.size());
   for (size_t i = 0; i < plan_.ops.size(); ++i) {
     if (plan_.ops[i].kind != OpKind::kLinear) continue;

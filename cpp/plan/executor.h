@@ -125,6 +125,7 @@ class Executor {
   // ops_embed.cc
   Status Embed(const Op& op, int rows);
   // ops_linear.cc
+  int InnerWidth(const Op& op) const;
   Status PrepareLinear(const Op& op, LinearOp* linear) const;
   Status Linear(const LinearOp& op, int rows, const Op* producer);
   const float* InputRows(const LinearRun& run, int begin, int end, size_t* stride);
@@ -154,6 +155,8 @@ class Executor {
   Block buffers_;
   std::vector<float*> base_;
   Block shared_;  // packed or quantised rows of the current linear input, and its permuted copy
+  Block inner_;   // [max_rows][inner_width_]: what A of low-rank parts yields; empty without such parts
+  int inner_width_ = 0;
   float* permuted_ = nullptr;
   float* packed_rows_ = nullptr;
   QuantizedRows quantized_;                     // pointers into shared_

@@ -18,6 +18,7 @@ enum class InputForm : uint8_t {
   kF32Rows,   // tiles for gemm_f32, or the rows themselves for few rows of dense weights
   kBf16Rows,  // panels for gemm_bf16, or the rows themselves for few rows of dense weights
   kInt8Rows,  // QuantizedRows
+  kSparse,    // as kF32Rows, for sparse weights
 };
 
 // Plain data with resolved addresses: a late worker of the pool may read it while the executor does something else.
@@ -25,16 +26,20 @@ struct Product {
   PackedView w;
   float* y = nullptr;  // row 0 of the output
   size_t ldy = 0;
-  const float* bias = nullptr;  // [n], or null
+  const float* bias = nullptr;  // [n] in the order of w's rows, or null
   bool accumulate = false;
   int panels = 0;
+  const int32_t* rows = nullptr;  // column of y of each row of w, or null: the rows are the columns
+  SparseView sparse;              // kSparse; w then has n and k only
 };
 
 struct LinearRun {
   InputForm form = InputForm::kF32Rows;
   View in;
+  int inner = -1;  // from this column of the executor's inner rows on (what A of a low-rank part yields) instead of `in`; -1: `in`
   int k = 0;
   const std::vector<int32_t>* permutation = nullptr;  // of the columns, or null
+  const std::vector<float>* input_scale = nullptr;    // [columns of in], or null
   int zero_code = 0;                                  // kInt8Rows: of the weights
   int group = 0;                                      // kInt8Rows: columns per activation scale
   bool halves = false;                                // kInt8Rows: weights with groups of 16
@@ -51,7 +56,8 @@ enum class InputRow : uint8_t {
 };
 
 struct LinearOp {
-  std::vector<LinearRun> runs;
+  std::vector<LinearRun> runs;             // one after the other; what adds to an output comes behind what writes it
+  std::vector<std::vector<float>> biases;  // gathered, of parts with `rows`; products point into them
   InputRow input = InputRow::kStored;
 };
 
@@ -59,6 +65,10 @@ struct LinearOp {
 // pack_rows_bf16 for all w.k columns. scratch: kGemmScratchBytes.
 void MultiplyBf16(const KernelTable& kernels, const PackedView& w, const uint16_t* packed, int m, int panel0, int panel1, float* y,
                   size_t ldy, uint8_t* scratch);
+// linear_sparse.cc: y[m][ldy] = rows x the sparse weights of panels [panel0, panel1) (16 output rows each); y points at column 0. x: the
+// rows themselves, ldx apart, each summed on its own; or null and packed: tiles of KernelTable::pack_rows for all w.k columns.
+void MultiplySparse(const Product& product, const float* x, size_t ldx, const float* packed, int m, int panel0, int panel1, float* y,
+                    size_t ldy);
 // Values of a panel of kPanelRows packed rows of k columns.
 inline size_t Bf16PanelStride(int k) { return static_cast<size_t>(k + 1) / 2 * 2 * kPanelRows; }
 

@@ -8,7 +8,9 @@ Status Executor::Embed(const Op& op, int rows) {
   const std::vector<Part>& parts = bindings_.weights[static_cast<size_t>(op.index)];
   const size_t width = static_cast<size_t>(op.out.width);
   for (const Part& part : parts)
-    if (!part.permutation.empty()) return Error(Code::kUnsupported, "The embedding must not have permuted columns");
+    if (!part.panelled() || !part.permutation.empty() || !part.rows.empty() || !part.input_scale.empty())
+      return Error(Code::kUnsupported,
+                   "The embedding must be dense or affine parts of all rows, without an order or scales of its columns; quantise it again");
   // One token's row is a lane of its panel; unpacking the panel costs 16 rows but keeps a single copy of a table that
   // tied models also use as head.
   const auto embed = [&](int r, float* panel) {

@@ -33,6 +33,8 @@ struct PanelJob {
         kernels.affine_small(w, quantized, y, ldy, panel0, panel1, accumulate);
       else
         kernels.affine_gemm(w, quantized, y, ldy, panel0, panel1, accumulate, scratch);
+    } else if (run.form == InputForm::kSparse) {
+      MultiplySparse(product, x, ldx, packed, m, panel0, panel1, y, ldy);
     } else if (x != nullptr) {
       // Panel by panel, so that the weights are read from memory once; row by row, so that a row's result does not depend on
       // how many rows share the step.
@@ -103,12 +105,18 @@ struct PanelTask {
     const PanelJob job{*kernels, *run, *p.product, quantized, packed, x, ldx, m, Scratch(worker)};
     // What is added to comes from a private result, unless the kernel adds all of a product at once: the order of additions must not
     // depend on who computes.
-    const bool in_place = direct && (!p.product->accumulate || job.AddsAtOnce());
+    const bool in_place = direct && p.product->rows == nullptr && (!p.product->accumulate || job.AddsAtOnce());
     if (in_place)
       job.Compute(p.begin, p.end, p.product->y, p.product->ldy, p.product->accumulate);
     else
       job.Compute(p.begin, p.end, Result(worker) - p.begin * kPanelRows, Stride(), false);
     return !in_place;
+  }
+  static void Scatter(const float* from, const int32_t* columns, size_t count, bool accumulate, float* to) {
+    if (accumulate)
+      for (size_t c = 0; c < count; ++c) to[columns[c]] += from[c];
+    else
+      for (size_t c = 0; c < count; ++c) to[columns[c]] = from[c];
   }
   void Commit(int chunk, int worker) const {
     const Panels p = Locate(chunk);
@@ -116,7 +124,12 @@ struct PanelTask {
     const size_t columns = static_cast<size_t>(std::min(p.product->w.n, p.end * kPanelRows) - column0);
     for (int r = 0; r < m; ++r) {
       const float* from = Result(worker) + static_cast<size_t>(r) * Stride();
-      float* to = p.product->y + static_cast<size_t>(r) * p.product->ldy + column0;
+      float* to = p.product->y + static_cast<size_t>(r) * p.product->ldy;
+      if (p.product->rows != nullptr) {
+        Scatter(from, p.product->rows + column0, columns, p.product->accumulate, to);
+        continue;
+      }
+      to += column0;
       if (p.product->accumulate)
         kernels->add(to, from, to, columns);
       else
@@ -125,58 +138,160 @@ struct PanelTask {
   }
 };
 
+// A product of one row that reads less than this is not worth waking a worker: about 3 us at 20 GB/s (factors of low-rank parts).
+constexpr size_t kSerialBytes = size_t(64) << 10;
+
 // Panels of one chunk. About eight chunks per thread even out a busy neighbour; a register block of the kernels is two panels
 // of codes or three of floats. A single thread has nothing to share out.
 int ChunkPanels(const LinearRun& run, int m, int threads) {
   const int block = run.form == InputForm::kInt8Rows ? 2 : static_cast<int>(kExactPanels);
-  const int even = threads == 1 ? run.panels : run.panels / (8 * threads);
+  size_t bytes = 0;
+  for (const Product& product : run.products) bytes += static_cast<size_t>(product.panels) * product.w.panel_bytes;
+  const bool small = run.form != InputForm::kSparse && bytes * static_cast<size_t>(m) < kSerialBytes;
+  const int even = threads == 1 || small ? run.panels : run.panels / (8 * threads);
   int step = std::max(1, std::min(even, static_cast<int>(kPrivateFloats) / kPanelRows / m) / block) * block;
   while (run.panels / step + static_cast<int>(run.products.size()) > Pool::kMaxStealableChunks) step += block;
   return step;
 }
 
+// Which rows of an output the parts before have written: a part whose rows are all new writes them, with the bias; one whose rows are
+// all there adds to them.
+class Coverage {
+ public:
+  explicit Coverage(int n) : n_(n) {}
+
+  enum class Kind { kNew, kThere, kMixed };
+  Kind Add(const Part& part) {
+    if (whole_) return Kind::kThere;
+    if (part.rows.empty()) {
+      if (!rows_.empty()) return covered_ == n_ ? Kind::kThere : Kind::kMixed;
+      whole_ = true;
+      return Kind::kNew;
+    }
+    rows_.resize(static_cast<size_t>(n_));
+    size_t there = 0;
+    for (const int32_t row : part.rows) there += rows_[static_cast<size_t>(row)];
+    if (there > 0) return there == part.rows.size() ? Kind::kThere : Kind::kMixed;
+    for (const int32_t row : part.rows) rows_[static_cast<size_t>(row)] = 1;
+    covered_ += static_cast<int>(part.rows.size());
+    return Kind::kNew;
+  }
+  bool complete() const { return whole_ || covered_ == n_; }
+
+ private:
+  const int n_;
+  bool whole_ = false;
+  int covered_ = 0;
+  std::vector<uint8_t> rows_;
+};
+
+// Parts in the order in which they may run: what writes an output, what adds to it; low-rank parts in two steps.
+enum Stage { kWrites, kAdds, kLowRankInner, kLowRankOuter, kSparseAdds };
+
 }  // namespace
+
+// Columns of the inner rows that an op needs: the ranks of all its low-rank parts.
+int Executor::InnerWidth(const Op& op) const {
+  int width = 0;
+  for (const LinearOutput& o : op.outputs)
+    for (const Part& part : bindings_.weights[static_cast<size_t>(o.weight)])
+      if (part.kind == PartKind::kLowRank) width += part.inner.n;
+  return width;
+}
 
 Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
   struct Source {
     const Part* part;
+    Stage stage;
     LinearRun run;
     Product product;
   };
   std::vector<Source> sources;
+  linear->runs.clear();
+  linear->biases.clear();
+  const auto form_of = [&](const PackedView& view) {
+    const bool bf16 = bf16_ || (fast_ && kernels_.gemm_bf16 != nullptr && view.kind != PackedKind::kDenseF32);
+    return bf16 ? InputForm::kBf16Rows : InputForm::kF32Rows;
+  };
+  int inner = 0;
   for (const LinearOutput& o : op.outputs) {
-    const int bias = plan_.weights[static_cast<size_t>(o.weight)].bias;
-    bool first = true;
+    const WeightShape& shape = plan_.weights[static_cast<size_t>(o.weight)];
+    Coverage coverage(shape.n);
     for (const Part& part : bindings_.weights[static_cast<size_t>(o.weight)]) {
       Source s;
       s.part = &part;
       s.run.in = op.in;
       s.run.k = part.view.k;
       s.run.permutation = part.permutation.empty() ? nullptr : &part.permutation;
+      s.run.input_scale = part.input_scale.empty() ? nullptr : &part.input_scale;
+      s.product.w = part.view;
+      s.product.y = Row(o.out, 0);
+      s.product.ldy = Stride(o.out);
+      s.product.accumulate = true;
+      s.product.panels = PanelCount(part.view);
+      if (part.kind == PartKind::kLowRank) {
+        Source a = s;
+        a.stage = kLowRankInner;
+        a.run.k = part.inner.k;
+        a.run.form = form_of(part.inner);
+        a.product.w = part.inner;
+        a.product.y = inner_.as<float>() + inner;
+        a.product.ldy = static_cast<size_t>(inner_width_);
+        a.product.accumulate = false;
+        a.product.panels = PanelCount(part.inner);
+        sources.push_back(std::move(a));
+        s.stage = kLowRankOuter;
+        s.run.form = form_of(part.view);
+        s.run.input_scale = nullptr;
+        s.run.inner = inner;
+        inner += part.inner.n;
+        sources.push_back(std::move(s));
+        continue;
+      }
+      if (part.kind == PartKind::kSparse) {
+        s.stage = kSparseAdds;
+        s.run.form = InputForm::kSparse;
+        s.product.sparse = part.sparse;
+        sources.push_back(std::move(s));
+        continue;
+      }
       if (fast_ && part.view.kind == PackedKind::kAffine) {
         s.run.form = InputForm::kInt8Rows;
         s.run.zero_code = part.view.affine == AffineKind::kSymmetric ? 1 << (part.view.bits - 1) : 0;
         s.run.group = ActivationGroup(part.view);
         s.run.halves = part.view.group_size == 16;
-      } else if (bf16_ || (fast_ && kernels_.gemm_bf16 != nullptr && part.view.kind != PackedKind::kDenseF32)) {
-        s.run.form = InputForm::kBf16Rows;
+      } else {
+        s.run.form = form_of(part.view);
       }
-      s.product.w = part.view;
-      s.product.y = Row(o.out, 0);
-      s.product.ldy = Stride(o.out);
-      s.product.bias = first && bias >= 0 ? bindings_.vectors[static_cast<size_t>(bias)].data() : nullptr;
-      s.product.accumulate = o.accumulate || !first;
-      s.product.panels = (part.view.n + kPanelRows - 1) / kPanelRows;
+      if (!part.rows.empty()) s.product.rows = part.rows.data();
+      const Coverage::Kind kind = coverage.Add(part);
+      if (kind == Coverage::Kind::kMixed)
+        return Error(Code::kInternal, "A part of weight %s overlaps others without covering the same rows", shape.name.c_str());
+      s.stage = kind == Coverage::Kind::kNew ? kWrites : kAdds;
+      if (kind == Coverage::Kind::kNew) {
+        s.product.accumulate = o.accumulate;
+        if (shape.bias >= 0) {
+          const std::vector<float>& bias = bindings_.vectors[static_cast<size_t>(shape.bias)];
+          s.product.bias = bias.data();
+          if (!part.rows.empty()) {
+            std::vector<float> gathered;
+            for (const int32_t row : part.rows) gathered.push_back(bias[static_cast<size_t>(row)]);
+            linear->biases.push_back(std::move(gathered));
+            s.product.bias = linear->biases.back().data();
+          }
+        }
+      }
       sources.push_back(std::move(s));
-      first = false;
     }
-    if (first) return Error(Code::kInternal, "Weight %s has no parts", plan_.weights[static_cast<size_t>(o.weight)].name.c_str());
+    if (!coverage.complete()) return Error(Code::kInternal, "The parts of weight %s do not cover all of its rows", shape.name.c_str());
   }
-  const auto same_input = [](const Source& a, const Source& b) {
-    return a.run.form == b.run.form && a.run.zero_code == b.run.zero_code && a.run.group == b.run.group && a.run.halves == b.run.halves &&
-           a.part->permutation == b.part->permutation;
+  std::stable_sort(sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.stage < b.stage; });
+  const auto same = [](const auto* a, const auto* b) { return a == b || (a != nullptr && b != nullptr && *a == *b); };
+  const auto same_input = [&](const Source& a, const Source& b) {
+    return a.stage == b.stage && a.run.form == b.run.form && a.run.inner == b.run.inner && a.run.zero_code == b.run.zero_code &&
+           a.run.group == b.run.group && a.run.halves == b.run.halves && same(a.run.permutation, b.run.permutation) &&
+           same(a.run.input_scale, b.run.input_scale);
   };
-  linear->runs.clear();
   for (size_t begin = 0; begin < sources.size();) {
     LinearRun run = sources[begin].run;
     size_t end = begin;
@@ -184,8 +299,9 @@ Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
       run.products.push_back(sources[end].product);
       run.panels += sources[end].product.panels;
       ++end;
-      // A run must not hold two parts of one output: both would add to the same columns at the same time.
-    } while (end < sources.size() && same_input(sources[begin], sources[end]) && sources[end].product.y != sources[end - 1].product.y);
+      // A run must not hold two parts that add to the same columns. Those that write have columns of their own.
+    } while (end < sources.size() && same_input(sources[begin], sources[end]) &&
+             (sources[begin].stage == kWrites || sources[end].product.y != sources[end - 1].product.y));
     linear->runs.push_back(std::move(run));
     begin = end;
   }
@@ -215,17 +331,29 @@ Status Executor::Linear(const LinearOp& op, int rows, const Op* producer) {
   return Status::Ok();
 }
 
-// Rows [begin, end) of the input in packed column order: the view itself, or a gathered copy for act-order weights.
+// Rows [begin, end) of the input in packed column order: the view itself, or a copy for weights with an order or scales of columns.
 const float* Executor::InputRows(const LinearRun& run, int begin, int end, size_t* stride) {
+  if (run.inner >= 0) {
+    *stride = static_cast<size_t>(inner_width_);
+    return inner_.as<float>() + static_cast<size_t>(begin) * *stride + run.inner;
+  }
   *stride = Stride(run.in);
-  if (run.permutation == nullptr) return Row(run.in, begin);
-  const std::vector<int32_t>& permutation = *run.permutation;
-  const size_t k = permutation.size();
+  if (run.permutation == nullptr && run.input_scale == nullptr) return Row(run.in, begin);
+  const size_t k = static_cast<size_t>(run.k);
+  const float* scale = run.input_scale == nullptr ? nullptr : run.input_scale->data();
   *stride = k;
   for (int r = begin; r < end; ++r) {
     const float* from = Row(run.in, r);
     float* to = permuted_ + static_cast<size_t>(r) * k;
-    for (size_t j = 0; j < k; ++j) to[j] = from[permutation[j]];
+    if (run.permutation == nullptr) {
+      for (size_t j = 0; j < k; ++j) to[j] = from[j] * scale[j];
+      continue;
+    }
+    const int32_t* permutation = run.permutation->data();
+    if (scale == nullptr)
+      for (size_t j = 0; j < k; ++j) to[j] = from[permutation[j]];
+    else
+      for (size_t j = 0; j < k; ++j) to[j] = from[permutation[j]] * scale[permutation[j]];
   }
   return permuted_ + static_cast<size_t>(begin) * k;
 }

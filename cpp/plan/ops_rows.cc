@@ -43,7 +43,7 @@ InputRow Executor::ProducedRows(const Plan& plan, int index) {
 // And as far as the weights decide: they must be all integer ones in the order of the columns; two runs read the rows twice.
 InputRow Executor::InputRowFor(const LinearOp& linear, InputRow planned) {
   for (const LinearRun& run : linear.runs)
-    if (run.form != InputForm::kInt8Rows || run.permutation != nullptr) return InputRow::kStored;
+    if (run.form != InputForm::kInt8Rows || run.permutation != nullptr || run.input_scale != nullptr) return InputRow::kStored;
   return linear.runs.size() > 1 && planned == InputRow::kPassing ? InputRow::kProduced : planned;
 }
 
