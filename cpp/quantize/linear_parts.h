@@ -28,11 +28,17 @@ struct AffineCodes {
   int bits = 0;               // 2, 3, 4, 8
   int group_size = 0;         // 16, a multiple of 32, or k for the whole row; the last group may be short
   int groups = 0;             // ceil(k / group_size)
+  // [k] group of each column, group_size columns in each (the last may have fewer): GPTQ's desc_act and SpQR's act_order. Empty: c /
+  // group_size.
+  std::vector<int32_t> g_idx;
   AffineKind affine = AffineKind::kSymmetric;
   std::vector<uint8_t> codes;  // [rows][k]
   std::vector<float> scales;   // [rows][groups], exact in f16
   std::vector<float> seconds;  // [rows][groups]: minima, exact in f16, or zero points, integers 0 to 255; empty for kSymmetric
   CodedScales coded;           // of which scales and seconds are the decoded values; kMinimum only
+
+  int GroupOf(int column) const { return g_idx.empty() ? column / group_size : g_idx[column]; }
+  int Rows(int n) const { return rows.empty() ? n : static_cast<int>(rows.size()); }
 };
 
 // B (A x): a [rank, k], b [n, rank], row-major, every value exact in f16. rank 0 = none.
@@ -60,7 +66,23 @@ struct LinearParts {
   double error = 0;                    // tr((W-Q) H (W-Q)^T) / tr(W H W^T), undamped H; relative squared weight error without H
   double damp_percent = 0;             // what was finally used; 0 without a Hessian
   int dead_columns = 0;                // columns whose Hessian diagonal was zero
+  double scale_ratio = 0;              // AWQ: the exponent found
   std::vector<std::string> fallbacks;  // what was done in place of what was asked for, in words; empty normally
 };
+
+// w_hat [n][k] row-major, as a sum of all parts that includes input_scale: y = w_hat x. Sums are f32, in the order affine, sparse, low
+// rank. Rows are cut over the pool.
+void DequantizeParts(const LinearParts& parts, std::span<float> out, Pool& pool);
+// The same for the codes alone, without input_scale: out rows that the codes do not stand for stay.
+void DequantizeCodes(const AffineCodes& codes, int n, int k, std::span<float> out, Pool& pool);
+
+// Codes on one grid as parts, and back. The way back is UNSUPPORTED for what a GPTQ checkpoint has no place for, and says what that is
+// and where it can go: more than one part, an input scale, minima, coded scales, groups of 16.
+LinearParts FromQuantized(QuantizedLinear q);
+Result<QuantizedLinear> AsGptq(const char* name, const LinearParts& parts);
+
+// Bits that the parts take up in a file: codes, scales, zero points or minima, low rank, sparse values with their columns, indices.
+// For bits per weight; headers, names and alignment not included.
+double StoredBits(const LinearParts& parts);
 
 }  // namespace lowbit

@@ -14,11 +14,13 @@
 namespace lowbit {
 
 enum class Method : uint8_t {
-#define LOWBIT_METHOD(id, name, needs_hessian) id,
+#define LOWBIT_METHOD(id, name, needs_hessian, one_grid) id,
 #include "quantize/methods.def"
 #undef LOWBIT_METHOD
 };
 const char* MethodName(Method method);
+bool NeedsHessian(Method method);
+bool MakesOneGrid(Method method);  // Quantize knows it; QuantizeParts knows all
 Result<Method> ParseMethod(const std::string& name);
 
 // Field names are GPTQModel's; lib/quantize documents them for users.
@@ -68,7 +70,8 @@ struct QuantizedLinear {
 };
 
 // w [n][k] row-major f32, finite. INVALID_ARGUMENT for options out of range (also checked by lib/), CORRUPT_FILE naming
-// `name` for non-finite weights. GPTQ: Frantar et al. 2022, algorithm 1; orderings: see gptq.cc.
+// `name` for non-finite weights, UNSUPPORTED for methods whose result is more than codes on one grid. GPTQ: Frantar et al. 2022, algorithm
+// 1; orderings: see gptq.cc.
 Result<QuantizedLinear> Quantize(Method method, const char* name, std::span<const float> w, int n, int k, const HessianView& hessian,
                                  const QuantizeOptions& options, const KernelTable& kernels, Pool& pool);
 

@@ -33,4 +33,14 @@ std::vector<int32_t> GroupAwareOrder(const std::vector<float>& diagonal, int gro
   return order;
 }
 
+std::vector<int32_t> GroupIndex(const std::vector<int32_t>& order, int group_size) {
+  std::vector<int32_t> index(order.size());
+  bool trivial = true;
+  for (size_t p = 0; p < order.size(); ++p) {
+    index[order[p]] = static_cast<int32_t>(p) / group_size;
+    trivial = trivial && static_cast<int32_t>(p) / group_size == order[p] / group_size;
+  }
+  return trivial ? std::vector<int32_t>() : index;
+}
+
 }  // namespace lowbit

@@ -16,4 +16,7 @@ std::vector<int32_t> FallingOrder(const std::vector<float>& diagonal);
 // therefore the columns of one original group, and g_idx stays trivial.
 std::vector<int32_t> GroupAwareOrder(const std::vector<float>& diagonal, int group_size);
 
+// [k] the group of every column when groups are group_size steps of `order`; empty when that is c / group_size anyway.
+std::vector<int32_t> GroupIndex(const std::vector<int32_t>& order, int group_size);
+
 }  // namespace lowbit

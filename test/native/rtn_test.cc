@@ -163,6 +163,6 @@ LOWBIT_TEST(QuantizeRefusesWhatItCannotDo) {
 LOWBIT_TEST(MethodNames) {
   EXPECT(std::string(MethodName(Method::kRtn)) == "rtn" && std::string(MethodName(Method::kGptq)) == "gptq");
   EXPECT(ParseMethod("gptq").value() == Method::kGptq);
-  EXPECT_ERROR(ParseMethod("awq").status(), Code::kInvalidArgument,
-               "Expected one of: rtn, gptq for method but received awq of type string");
+  EXPECT_ERROR(ParseMethod("nf4").status(), Code::kInvalidArgument,
+               "Expected one of: rtn, gptq, awq, hqq, spqr, mixllm, finequant for method but received nf4 of type string");
 }
