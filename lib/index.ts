@@ -34,11 +34,13 @@ export {
   type PromptLookupOptions,
   type SamplingOptions,
 } from './generate';
+export { pull, type HubOptions, type HubProgress, type PullOptions, type PullResult } from './hub';
 export {
   engineInfo,
   inspect,
   loadModel,
   Model,
+  type InspectOptions,
   type InspectResult,
   type LoadedModelInfo,
   type LoadModelOptions,

@@ -2,8 +2,8 @@
  * npm run check:banned: calls and words that may not appear.
  *
  * cpp/ and binding/: nothing that ends the process, prints, throws, reads the environment (base/config does) or overruns a
- * buffer. lib/: no printing, exiting, environment or child processes outside cli/, no network anywhere. Every text file of the
- * repository: no unfinished-work marks, no paths of somebody's machine; sources stay under 600 lines. Comments and strings of
+ * buffer. lib/: no printing, exiting or child processes outside cli/, no environment outside cli/ and hub/environment.ts, no network
+ * outside hub/. Every text file of the repository: no unfinished-work marks, no paths of somebody's machine; sources stay under 600 lines. Comments and strings of
  * C++ do not count. `--self-test` plants one violation of each rule and fails unless all are found.
  */
 import { spawnSync } from 'node:child_process';
@@ -73,15 +73,21 @@ function scanTypeScript(file, text, report) {
     if (!inCli && ts.isPropertyAccessExpression(node) && ts.isIdentifier(node.expression)) {
       const owner = node.expression.text;
       if (owner === 'console') report(file, at, `"${node.getText(source)}": only cli/ prints`);
-      if (owner === 'process' && ['exit', 'abort', 'env', 'stdout', 'stderr', 'chdir'].includes(node.name.text)) {
+      if (owner === 'process' && ['exit', 'abort', 'stdout', 'stderr', 'chdir'].includes(node.name.text)) {
         report(file, at, `"${node.getText(source)}": only cli/ touches the process`);
+      }
+      if (owner === 'process' && node.name.text === 'env' && file !== 'lib/hub/environment.ts') {
+        report(file, at, `"${node.getText(source)}": only cli/ and hub/environment.ts read the environment`);
       }
     }
     if (ts.isStringLiteralLike(node) && (ts.isImportDeclaration(node.parent) || ts.isCallExpression(node.parent))) {
-      if (network.test(node.text)) report(file, at, `"${node.text}": lowbit opens no connections`);
+      if (network.test(node.text)) report(file, at, `"${node.text}": only hub/ opens connections, with fetch`);
       if (!inCli && /^(node:)?child_process$/.test(node.text)) report(file, at, `"${node.text}": lowbit starts no programs`);
     }
-    if (ts.isCallExpression(node) && ts.isIdentifier(node.expression) && node.expression.text === 'eval') report(file, at, 'eval');
+    if (ts.isCallExpression(node) && ts.isIdentifier(node.expression)) {
+      if (node.expression.text === 'eval') report(file, at, 'eval');
+      if (node.expression.text === 'fetch' && !file.startsWith('lib/hub/')) report(file, at, '"fetch": only hub/ opens connections');
+    }
     ts.forEachChild(node, visit);
   };
   visit(source);
@@ -139,6 +145,9 @@ function selfTest() {
     ['binding/i.cc', 'void f() { std::cout << 1; }\n', /:1: "std::cout"/],
     ['lib/generate/j.ts', 'console.log(1);\n', /:1: "console.log"/],
     ['lib/generate/k.ts', "import http from 'node:http';\nexport { http };\n", /:1: "node:http"/],
+    ['lib/generate/p.ts', 'export const x = () => fetch(process.env.X);\n', /:1: "(fetch|process.env)"/, 2],
+    ['lib/hub/q.ts', 'export const x = () => fetch(process.env.X);\n', /:1: "process.env.*environment/],
+    ['lib/hub/environment.ts', 'export const x = process.env.X;\n', null],
     ['lib/cli/l.ts', 'console.log(process.env.X);\n', null],
     ['CMakeLists.txt', ['add_compile_options(-march=', 'native)\n'].join(''), /:1: "-march=/],
     ['docs/m.md', ['later: TO', 'DO\n'].join(''), /:1: "TO/],
@@ -155,9 +164,9 @@ function selfTest() {
       root,
       cases.map(([file]) => file),
     );
-    return cases.flatMap(([file, , expected]) => {
+    return cases.flatMap(([file, , expected, count = 1]) => {
       const own = findings.filter((finding) => finding.startsWith(`${file}:`));
-      const ok = expected === null ? own.length === 0 : own.length === 1 && expected.test(own[0]);
+      const ok = expected === null ? own.length === 0 : own.length === count && own.every((finding) => expected.test(finding));
       return ok ? [] : [`${file}: expected ${expected ?? 'no finding'}, found ${own.join(' | ') || 'none'}`];
     });
   } finally {

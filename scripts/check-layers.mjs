@@ -38,15 +38,15 @@ const privateFolders = [
 ];
 const cppPackages = { 'napi.h': ['binding'], 'node_api.h': ['binding'], 'uv.h': ['binding'] };
 
-const user = ['models', 'tokenizer', 'checkpoint', 'native', 'errors', 'options', 'model'];
+const user = ['models', 'tokenizer', 'checkpoint', 'hub', 'native', 'errors', 'options', 'model'];
 const libRooms = {
   cli: { uses: ['index', 'errors', 'options'] },
   index: {
-    uses: ['model', 'quantize', 'generate', 'chat', 'evaluate', 'checkpoint', 'errors', 'native'],
+    uses: ['model', 'quantize', 'generate', 'chat', 'evaluate', 'checkpoint', 'hub', 'errors', 'native'],
     types: ['graph', 'models', 'tokenizer'],
   },
   esm: { uses: ['index'] },
-  model: { uses: ['models', 'tokenizer', 'checkpoint', 'native', 'generate', 'errors', 'options'], types: ['graph'] },
+  model: { uses: ['models', 'tokenizer', 'checkpoint', 'hub', 'native', 'generate', 'errors', 'options'], types: ['graph'] },
   quantize: { uses: user, types: ['graph'] },
   evaluate: { uses: [...user, 'generate'] },
   generate: { uses: user.filter((room) => room !== 'model') },
@@ -55,6 +55,7 @@ const libRooms = {
   tokenizer: { uses: ['errors', 'options'], types: ['checkpoint'] },
   graph: { uses: ['errors'], types: ['checkpoint'] },
   checkpoint: { uses: ['errors', 'options'] },
+  hub: { uses: ['checkpoint', 'errors', 'options'] },
   native: { uses: ['errors'], types: ['graph', 'checkpoint'] },
   options: { uses: ['errors'] },
   errors: { uses: [] },
@@ -62,6 +63,7 @@ const libRooms = {
 const libPackages = {
   '@huggingface/tokenizers': ['tokenizer'],
   '@huggingface/jinja': ['tokenizer', 'chat'],
+  '@huggingface/hub': ['hub'],
   'node-gyp-build': ['native'],
   commander: ['cli'],
   'cli-progress': ['cli'],
@@ -213,6 +215,7 @@ function selfTest() {
     ['lib/chat/c.ts', "import { Command } from 'commander';\n", "lib/chat/c.ts:1: 'commander' belongs to cli"],
     ['lib/evaluate/d.ts', "export const load = () => import('../chat');\n", 'lib/evaluate/d.ts:1: evaluate may not import chat'],
     ['lib/graph/e.ts', "const x = require('left-pad');\n", "lib/graph/e.ts:1: 'left-pad' is not a dependency"],
+    ['lib/checkpoint/g.ts', "import { pull } from '../hub';\n", 'lib/checkpoint/g.ts:1: checkpoint may not import hub'],
     ['lib/helpers/f.ts', '', 'lib/helpers/f.ts:1: belongs to no room'],
   ];
   const root = mkdtempSync(path.join(os.tmpdir(), 'lowbit-layers-'));

@@ -7,6 +7,7 @@ import { generateCommand } from './commands/generate';
 import { inspectCommand } from './commands/inspect';
 import { compareCommand } from './commands/compare';
 import { perplexityCommand } from './commands/perplexity';
+import { pullCommand } from './commands/pull';
 import { quantizeCommand } from './commands/quantize';
 import type { Io } from './io';
 import { examples } from './runtime';
@@ -49,6 +50,7 @@ export function createProgram(hooks: ProgramHooks): Command {
   add('generate', generateCommand);
   add('chat', (command, io) => chatCommand(command, io, hooks.interrupt));
   add('inspect', inspectCommand);
+  add('pull', pullCommand);
   add('bench', benchCommand);
   add('doctor', doctorCommand);
   return program;

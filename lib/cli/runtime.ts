@@ -1,10 +1,15 @@
 /** What all commands that run a model share: its options, loading with progress, and disposal whatever happens. */
 import { type Command, Option } from 'commander';
-import { loadModel, type LoadModelOptions, type Model } from '../index';
+import { loadModel, type HubOptions, type LoadModelOptions, type Model, type PullResult } from '../index';
 import { type Io, peakRssBytes } from './io';
 import { defined, parseNumber } from './parse';
 
-export interface RunOptions {
+/** Flags of every command that takes a model. */
+export interface HubFlags {
+  readonly offline?: boolean;
+}
+
+export interface RunOptions extends HubFlags {
   readonly threads?: number;
   readonly precision: 'fast' | 'exact';
   readonly lmHeadBits?: number;
@@ -12,8 +17,30 @@ export interface RunOptions {
   readonly packedCacheFolder?: string;
 }
 
+export function addHubOptions(command: Command): Command {
+  return command.option('--offline', 'find hf:owner/name in the cache only (default: whether LOWBIT_OFFLINE or HF_HUB_OFFLINE is set)');
+}
+
+/** The library's option `hub`, with a progress bar while something is fetched; `end` takes it away. */
+export function hubOptions(
+  io: Io,
+  { offline }: HubFlags,
+): { readonly options: HubOptions; readonly end: () => void; readonly note: (pulled: PullResult | undefined) => void } {
+  const progress = io.progress('fetching');
+  return {
+    options: {
+      ...defined({ offline }),
+      onProgress: ({ file, done, total }) => progress.update(total > 0 ? done / total : 1, file),
+    },
+    end: () => progress.end(),
+    note(pulled) {
+      if (pulled?.note !== undefined) io.note(`warning: ${pulled.note}`);
+    },
+  };
+}
+
 export function addRunOptions(command: Command): Command {
-  return command
+  return addHubOptions(command)
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
     .addOption(
       new Option('--precision <path>', 'fast: int8 activations; exact: f32, the reference').choices(['fast', 'exact']).default('fast'),
@@ -63,6 +90,7 @@ export async function withModel<T>(
   work: (model: Model, loadMs: number) => Promise<T>,
 ): Promise<T> {
   const progress = io.progress('loading');
+  const hub = hubOptions(io, options);
   const start = performance.now();
   let model: Model;
   try {
@@ -73,12 +101,18 @@ export async function withModel<T>(
         lmHeadBits: options.lmHeadBits as LoadModelOptions['lmHeadBits'],
         packedCache: options.packedCacheFolder ?? options.packedCache,
       }),
-      onLoadProgress: (fraction) => progress.update(fraction),
+      hub: hub.options,
+      onLoadProgress: (fraction) => {
+        hub.end();
+        progress.update(fraction);
+      },
       signal: io.signal,
     });
   } finally {
+    hub.end();
     progress.end();
   }
+  hub.note(model.info.hub);
   const { packedCache, packedCacheNote } = model.info;
   if (packedCacheNote !== undefined)
     io.note(`warning: packed-weight cache ${packedCache === 'stale' ? 'replaced' : 'not written'}: ${packedCacheNote}`);

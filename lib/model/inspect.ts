@@ -1,7 +1,8 @@
 /** inspect(): what a checkpoint holds, from its headers alone. Needs no engine and reads no weights. */
 import { openCheckpoint } from '../checkpoint';
+import { type HubOptions, type PullResult, hubOption, localModel } from '../hub';
 import { buildPlan, modelSummary, type ModelSummary } from '../models';
-import { pathString } from '../options';
+import { abortSignal, checkOptions, pathString } from '../options';
 
 /** Tensors of one storage type. */
 export interface TensorTypeSummary {
@@ -12,8 +13,16 @@ export interface TensorTypeSummary {
   readonly bytes: number;
 }
 
+export interface InspectOptions {
+  /** How a model named `hf:owner/name` is found and fetched. */
+  readonly hub?: HubOptions;
+  readonly signal?: AbortSignal;
+}
+
 export interface InspectResult extends ModelSummary {
   readonly path: string;
+  /** Where it came from, if it was named `hf:owner/name`. */
+  readonly hub?: PullResult;
   readonly kind: 'hf' | 'gguf';
   /** Files that hold tensors. */
   readonly files: readonly string[];
@@ -27,14 +36,16 @@ export interface InspectResult extends ModelSummary {
 }
 
 /**
- * Summary of a Hugging Face directory or a GGUF file.
+ * Summary of a Hugging Face directory or a GGUF file. A model named `hf:owner/name` is fetched whole if it is not in the cache.
  *
  * @example
  * const { parameters, bitsPerWeight, quantization } = await inspect('model.gguf');
  * @throws {LowbitError} IO, CORRUPT_FILE, UNSUPPORTED for an architecture or a format that lowbit cannot run
  */
-export async function inspect(path: string): Promise<InspectResult> {
-  const checkpoint = await openCheckpoint(pathString('path', path));
+export async function inspect(model: string, options?: InspectOptions): Promise<InspectResult> {
+  const { hub, signal } = checkOptions('inspect', options, { hub: hubOption, signal: abortSignal });
+  const { path, pulled } = await localModel(pathString('path', model), hub, signal);
+  const checkpoint = await openCheckpoint(path, { signal });
   const summary = modelSummary(buildPlan(checkpoint), checkpoint);
   const types = new Map<string, { tensors: number; elements: number; bytes: number }>();
   for (const { dtype, shape, bytes } of checkpoint.tensors) {
@@ -46,6 +57,7 @@ export async function inspect(path: string): Promise<InspectResult> {
   }
   return {
     path,
+    ...(pulled === undefined ? {} : { hub: pulled }),
     kind: checkpoint.kind,
     ...summary,
     files: checkpoint.files,

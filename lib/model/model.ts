@@ -6,6 +6,7 @@ import { LowbitError, invalidArgument } from '../errors';
 import { openCheckpoint } from '../checkpoint';
 import { type Context, type ContextOptions, type ContextOwner, createContext, type StepRunner } from '../generate';
 import type { Plan } from '../graph/plan';
+import { type HubOptions, type PullResult, hubOption, localModel } from '../hub';
 import { type HeadBits, buildPlan, chooseHead, modelSummary } from '../models';
 import { type ModelHandle, type ModelSpec, type PackedCacheState, native, runJob, throwIfAborted, toLowbitError } from '../native';
 import { abortSignal, booleanOrPath, callback, checkOptions, integer, oneOf, oneOfNumbers, pathString } from '../options';
@@ -33,15 +34,20 @@ export interface LoadModelOptions {
    * damaged is replaced. `info.packedCache` says what happened. Default false.
    */
   readonly packedCache?: boolean | string;
+  /** How a model named `hf:owner/name` is found and fetched. */
+  readonly hub?: HubOptions;
   /** Called with the fraction that is loaded, 0 to 1, never falling. */
   readonly onLoadProgress?: (fraction: number) => void;
-  /** Abort: the promise rejects with CANCELLED and nothing stays in memory. */
+  /** Abort: the promise rejects with CANCELLED and nothing stays in memory. What was fetched stays in the cache. */
   readonly signal?: AbortSignal;
 }
 
 /** What is known of a loaded model. */
 export interface LoadedModelInfo {
+  /** On this machine, also for a model from a hub. */
   readonly path: string;
+  /** Where it came from, if it was named `hf:owner/name`. */
+  readonly hub?: PullResult;
   readonly architecture: string;
   readonly parameters: number;
   /** Bytes as the file stores them, embedding and norms included. */
@@ -81,24 +87,27 @@ export function modelState(model: unknown): ModelState {
 }
 
 /**
- * Loads a Hugging Face directory or a GGUF file.
+ * Loads a Hugging Face directory or a GGUF file, by its path or by its name on a hub (see pull()).
  *
  * @example
  * await using model = await loadModel('path/to/model');
+ * await using other = await loadModel('hf:HuggingFaceTB/SmolLM2-135M-Instruct');
  * @throws {LowbitError} INVALID_ARGUMENT for a bad option; IO, CORRUPT_FILE, UNSUPPORTED for the checkpoint; OUT_OF_MEMORY; CANCELLED;
  *   NO_BINARY when the engine does not exist for this platform
  */
-export async function loadModel(path: string, options?: LoadModelOptions): Promise<Model> {
-  pathString('path', path);
+export async function loadModel(model: string, options?: LoadModelOptions): Promise<Model> {
+  pathString('path', model);
   const checked = checkOptions('loadModel', options, {
     threads: integer(1, 256),
     precision: oneOf('fast', 'exact'),
     lmHeadBits: oneOfNumbers(4, 5, 6, 8, 16),
     packedCache: booleanOrPath,
+    hub: hubOption,
     onLoadProgress: callback<(fraction: number) => void>(),
     signal: abortSignal,
   });
   throwIfAborted(checked.signal);
+  const { path, pulled } = await localModel(model, checked.hub, checked.signal);
   const checkpoint = await openCheckpoint(path, { signal: checked.signal });
   const built = buildPlan(checkpoint);
   const precision = checked.precision ?? 'fast';
@@ -132,6 +141,7 @@ export async function loadModel(path: string, options?: LoadModelOptions): Promi
   return new Model(
     new LoadedState(handle, plan, tokenizer, {
       path,
+      ...(pulled === undefined ? {} : { hub: pulled }),
       architecture: plan.architecture,
       parameters,
       storedBytes,

@@ -4,6 +4,7 @@
  */
 import path from 'node:path';
 import { LowbitError, invalidArgument } from '../errors';
+import { type HubOptions, hubOption } from '../hub';
 import { abortSignal, boolean, callback, integer, oneOf, pathString, type Rule } from '../options';
 import { DynamicTable, type DynamicRules } from './dynamic';
 import { presets, type QuantizePreset, type TokenWeights } from './presets';
@@ -56,8 +57,10 @@ export interface QuantizeProgress {
 }
 
 export interface QuantizeOptions extends Partial<SolveSettings> {
-  /** A Hugging Face directory or a .gguf file. */
+  /** A Hugging Face directory, a .gguf file, or the name of one on a hub, `hf:owner/name` (see pull()). */
   readonly model: string;
+  /** How a model named `hf:owner/name` is found and fetched. */
+  readonly hub?: HubOptions;
   /** Directory to create. Nothing appears there unless the run succeeds. */
   readonly output: string;
   /** 'gptq' (needs calibration) or 'rtn', plain rounding. Default 'gptq'. */
@@ -105,6 +108,7 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
 /** Options after checks, with defaults. */
 export interface ResolvedOptions {
   readonly model: string;
+  readonly hub: HubOptions | undefined;
   readonly output: string; // absolute
   readonly method: QuantizeMethod;
   readonly preset: QuantizePreset | undefined; // of 'gptq'
@@ -141,6 +145,7 @@ const lmHead: Rule<false> = (option, value) => {
 /** Every option of quantize() except `dynamic`, whose rules are many problems at once (dynamic.ts). */
 const spec = {
   model: pathString,
+  hub: hubOption,
   output: pathString,
   method: oneOf('gptq', 'rtn'),
   preset: oneOf('quality', 'fast', 'compat'),
@@ -198,6 +203,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
   );
   return {
     model: checked.model as string,
+    hub: checked.hub,
     output: path.resolve(checked.output as string),
     method,
     preset,

@@ -5,6 +5,7 @@
 import { readdir, realpath, statfs } from 'node:fs/promises';
 import path from 'node:path';
 import { openCheckpoint } from '../checkpoint';
+import { type PullResult, isHubName, localModel } from '../hub';
 import { isBlockType } from '../checkpoint/dtype';
 import type { Checkpoint } from '../checkpoint/types';
 import { LowbitError, invalidArgument } from '../errors';
@@ -22,6 +23,8 @@ import type { DenseTensor } from './write';
 export interface Prepared {
   readonly options: ResolvedOptions;
   readonly checkpoint: Checkpoint;
+  /** Where the model came from, if a hub. */
+  readonly pulled: PullResult | undefined;
   readonly plan: Plan;
   readonly selection: Selection;
   readonly format: OutputFormat;
@@ -37,8 +40,9 @@ export interface Prepared {
 export async function prepare(given: unknown): Promise<Prepared> {
   const problems: LowbitError[] = [];
   const options = resolveOptions(given, problems);
-  const checkpoint = await collect(problems, async () => openModel(given, options));
-  if (options === undefined || checkpoint === undefined) throw joinProblems(problems);
+  const opened = await collect(problems, async () => openModel(given, options));
+  if (options === undefined || opened === undefined) throw joinProblems(problems);
+  const { checkpoint, pulled } = opened;
   await collect(problems, () => checkOutput(options, checkpoint));
   const plan = await collect(problems, () => planOf(checkpoint));
   const sideFiles = await collect(problems, () => findSideFiles(checkpoint));
@@ -57,6 +61,7 @@ export async function prepare(given: unknown): Promise<Prepared> {
   return {
     options,
     checkpoint,
+    pulled,
     plan,
     selection,
     format,
@@ -65,7 +70,7 @@ export async function prepare(given: unknown): Promise<Prepared> {
     sideFiles,
     parameters,
     bytesBefore: storedBytes,
-    warnings: warningsFor(options, checkpoint, plan, selection, samples),
+    warnings: [...(pulled?.note === undefined ? [] : [pulled.note]), ...warningsFor(options, checkpoint, plan, selection, samples)],
   };
 }
 
@@ -80,11 +85,18 @@ async function collect<T>(problems: LowbitError[], work: () => T | Promise<T>): 
   }
 }
 
-/** Also with other options wrong, so that one error names a mistyped path as well. */
-async function openModel(given: unknown, options: ResolvedOptions | undefined): Promise<Checkpoint | undefined> {
+interface OpenedModel {
+  readonly checkpoint: Checkpoint;
+  readonly pulled: PullResult | undefined;
+}
+
+/** Also with other options wrong, so that one error names a mistyped path as well; but nothing is fetched for a run that cannot start. */
+async function openModel(given: unknown, options: ResolvedOptions | undefined): Promise<OpenedModel | undefined> {
   const model = options?.model ?? (typeof given === 'object' && given !== null ? (given as { model?: unknown }).model : undefined);
   if (typeof model !== 'string' || model === '' || model.includes('\0')) return undefined;
-  const checkpoint = await openCheckpoint(model, { signal: options?.signal });
+  if (options === undefined && isHubName(model)) return undefined;
+  const { path, pulled } = await localModel(model, options?.hub, options?.signal);
+  const checkpoint = await openCheckpoint(path, { signal: options?.signal });
   const quantization = checkpoint.config['quantization_config'];
   if (checkpoint.kind === 'hf' && quantization !== undefined && quantization !== null) {
     throw new LowbitError(
@@ -93,7 +105,7 @@ async function openModel(given: unknown, options: ResolvedOptions | undefined): 
       { file: checkpoint.path, option: 'model' },
     );
   }
-  return checkpoint;
+  return { checkpoint, pulled };
 }
 
 function planOf(checkpoint: Checkpoint): Plan {

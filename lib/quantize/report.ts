@@ -3,6 +3,7 @@
  * On disk keys are snake_case and paths are left out, because checkpoints get published. docs/formats.md describes the file.
  */
 import path from 'node:path';
+import { isHubName } from '../hub';
 import type { SolveResult } from '../native';
 import { snakeCase } from './dynamic';
 import type { CalibrationSamples } from './calibration';
@@ -41,7 +42,14 @@ export interface QuantizeReport {
     readonly bf16: boolean;
     readonly threads: number;
   };
-  readonly model: { readonly name: string; readonly kind: 'hf' | 'gguf'; readonly architecture: string };
+  readonly model: {
+    /** Last part of the path, or the name on a hub. */
+    readonly name: string;
+    /** Of a model from a hub. */
+    readonly commit?: string;
+    readonly kind: 'hf' | 'gguf';
+    readonly architecture: string;
+  };
   /** The directory written; absent in lowbit_report.json. */
   readonly output: string;
   readonly checkpointFormat: OutputFormat['name'];
@@ -215,8 +223,9 @@ export function reportText(report: QuantizeReport): string {
   return `${JSON.stringify(toSnakeCase(stored), null, 2)}\n`;
 }
 
-/** The last part of a path, without a trailing separator. */
+/** The last part of a path, without a trailing separator; a name on a hub as it is. */
 export function modelName(model: string): string {
+  if (isHubName(model)) return model;
   return path.basename(path.resolve(model));
 }
 

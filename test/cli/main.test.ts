@@ -63,7 +63,7 @@ const modelKeys = [
 ];
 
 describe('help', () => {
-  test.each([['quantize'], ['perplexity'], ['generate'], ['chat'], ['inspect'], ['bench'], ['doctor']])(
+  test.each([['quantize'], ['perplexity'], ['generate'], ['chat'], ['inspect'], ['pull'], ['bench'], ['doctor']])(
     '%s has a description, --json and examples',
     async (command) => {
       const { code, out, error } = await lowbit(command, '--help');

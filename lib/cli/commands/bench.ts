@@ -15,7 +15,7 @@ export function benchCommand(command: Command, io: () => Io): void {
   addRunOptions(
     command
       .description('Measure prompt and generation speed; medians after one warm-up run')
-      .argument('<model>', 'model directory or .gguf file')
+      .argument('<model>', 'model directory, .gguf file or hf:owner/name')
       .option('--prompt-tokens <n>', 'tokens read per run', parseNumber, 512)
       .option('--generate-tokens <n>', 'tokens generated per run', parseNumber, 64)
       .option('-r, --repeats <n>', 'measured runs', parseNumber, 5),

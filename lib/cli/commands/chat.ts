@@ -26,7 +26,7 @@ export function chatCommand(command: Command, io: () => Io, interrupt: () => voi
     addSamplingOptions(
       command
         .description('Talk with a model; /reset forgets the conversation, /exit or the end of input leaves')
-        .argument('<model>', 'model directory or .gguf file')
+        .argument('<model>', 'model directory, .gguf file or hf:owner/name')
         .option('-s, --system <text>', 'system prompt')
         .option('-p, --prompt <text>', 'ask this one question and leave')
         .option('-c, --context <tokens>', 'context size (default: what the model was made for, at most 4096)', parseNumber),

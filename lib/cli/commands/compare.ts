@@ -15,7 +15,7 @@ export function compareCommand(command: Command, io: () => Io): void {
   addRunOptions(
     command
       .description('Compare the predictions of a model with those of a reference: Kullback-Leibler divergence, agreement, perplexities')
-      .argument('<model>', 'model directory or .gguf file')
+      .argument('<model>', 'model directory, .gguf file or hf:owner/name')
       .argument('<reference>', 'the model it is compared with, of the same vocabulary; both are loaded')
       .requiredOption('-f, --text <file>', 'text in UTF-8, read byte for byte; at least 2 x --context tokens')
       .option('-c, --context <tokens>', 'tokens per chunk (default: 512)', parseNumber)

@@ -29,7 +29,7 @@ export function generateCommand(command: Command, io: () => Io): void {
     addSamplingOptions(
       command
         .description('Continue a prompt; the text goes to stdout as it comes')
-        .argument('<model>', 'model directory or .gguf file')
+        .argument('<model>', 'model directory, .gguf file or hf:owner/name')
         .option('-p, --prompt <text>', 'the prompt')
         .option('-f, --file <file>', 'read the prompt from a file, byte for byte')
         .option('-c, --context <tokens>', 'context size (default: what the model was made for, at most 4096)', parseNumber)

@@ -4,17 +4,22 @@ import type { Command } from 'commander';
 import { type InspectResult, inspect } from '../../index';
 import type { Io } from '../io';
 import { toSnakeCase } from '../parse';
-import { examples } from '../runtime';
+import { addHubOptions, examples, hubOptions, type HubFlags } from '../runtime';
 
 export function inspectCommand(command: Command, io: () => Io): void {
-  command
-    .description('Show architecture, sizes, quantisation and tensor types of a model without loading it')
-    .argument('<model>', 'model directory or .gguf file')
+  addHubOptions(
+    command
+      .description('Show architecture, sizes, quantisation and tensor types of a model without loading it')
+      .argument('<model>', 'model directory, .gguf file or hf:owner/name'),
+  )
     .addHelpText('after', examples('lowbit inspect ./model', 'lowbit inspect model.gguf --json'))
-    .action(async (model: string) => {
-      const result = await inspect(model);
-      io().out(`${tables(result)}\n`);
-      io().result(toSnakeCase(result) as Record<string, unknown>);
+    .action(async (model: string, flags: HubFlags) => {
+      const outside = io();
+      const hub = hubOptions(outside, flags);
+      const result = await inspect(model, { hub: hub.options, signal: outside.signal }).finally(hub.end);
+      hub.note(result.hub);
+      outside.out(`${tables(result)}\n`);
+      outside.result(toSnakeCase(result) as Record<string, unknown>);
     });
 }
 

@@ -15,7 +15,7 @@ export function perplexityCommand(command: Command, io: () => Io): void {
   addRunOptions(
     command
       .description('Measure perplexity as llama.cpp does: chunks of --context tokens, the second half of each scored')
-      .argument('<model>', 'model directory or .gguf file')
+      .argument('<model>', 'model directory, .gguf file or hf:owner/name')
       .requiredOption('-f, --text <file>', 'text in UTF-8, read byte for byte; at least 2 x --context tokens')
       .option('-c, --context <tokens>', 'tokens per chunk (default: 512)', parseNumber)
       .option('--chunks <n>', 'chunks to evaluate, from the start (default: all)', parseNumber),

@@ -3,10 +3,10 @@ import { type Command, Option } from 'commander';
 import { type QuantizeOptions, type QuantizeProgress, quantize } from '../../index';
 import { type Io, peakRssBytes } from '../io';
 import { camelCaseRules, defined, parseJsonObject, parseNumber, toSnakeCase } from '../parse';
-import { examples } from '../runtime';
+import { addHubOptions, examples, hubOptions, type HubFlags } from '../runtime';
 import { formatBytes } from './inspect';
 
-interface Flags {
+interface Flags extends HubFlags {
   readonly output: string;
   readonly method: 'gptq' | 'rtn';
   readonly preset?: 'quality' | 'fast' | 'compat';
@@ -35,9 +35,9 @@ interface Flags {
 }
 
 export function quantizeCommand(command: Command, io: () => Io): void {
-  command
+  addHubOptions(command)
     .description('Compress a model; the result is a Hugging Face GPTQ checkpoint that vLLM, transformers and lowbit load')
-    .argument('<model>', 'model directory or .gguf file')
+    .argument('<model>', 'model directory, .gguf file or hf:owner/name')
     .requiredOption('-o, --output <dir>', 'directory to create; nothing appears there unless the run succeeds')
     .addOption(new Option('--method <name>', 'gptq: calibrated; rtn: plain rounding').choices(['gptq', 'rtn']).default('gptq'))
     .addOption(
@@ -87,17 +87,25 @@ export function quantizeCommand(command: Command, io: () => Io): void {
 }
 
 async function run(io: Io, model: string, flags: Flags): Promise<void> {
-  const { calibration, dynamic, json: _json, ...rest } = flags;
+  const { calibration, dynamic, json: _json, offline: _offline, ...rest } = flags;
+  const hub = hubOptions(io, flags);
   const progress = io.progress(flags.method);
   const options = {
     model,
     ...defined(rest as Record<string, unknown>),
     ...(calibration === undefined ? {} : { calibration: { file: calibration } }),
     ...(dynamic === undefined ? {} : { dynamic: camelCaseRules(dynamic) }),
+    hub: hub.options,
     signal: io.signal,
-    onProgress: (event) => progress.update(event.fraction, progressDetail(event), event.secondsLeft),
+    onProgress: (event) => {
+      hub.end();
+      progress.update(event.fraction, progressDetail(event), event.secondsLeft);
+    },
   } as QuantizeOptions; // quantize() checks every value
-  const report = await quantize(options).finally(() => progress.end());
+  const report = await quantize(options).finally(() => {
+    hub.end();
+    progress.end();
+  });
   const { totals, calibration: data } = report;
   io.out(
     `${report.output}: ${formatBytes(totals.bytesBefore)} -> ${formatBytes(totals.bytesAfter)}, ${totals.bitsPerWeightModel.toFixed(2)} bits per weight ` +
