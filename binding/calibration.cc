@@ -1,4 +1,4 @@
-// binding/: createCalibration, calibrationAdvance, calibrationSolve, disposeCalibration.
+// binding/: createCalibration, calibrationAdvance, calibrationSolve, calibrationState, setCalibrationState, disposeCalibration.
 #include "engine/calibration.h"
 
 #include "exports.h"
@@ -15,8 +15,7 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
   Status status;
   const auto owner = UnwrapHandle<ModelState>(info[0], &status);
   if (status.ok() && owner->disposed) status = Error(Code::kInvalidArgument, "The model was disposed");
-  CalibrationPrecision precision = CalibrationPrecision::kExact;
-  TokenWeights weights = TokenWeights::kMagnitude;
+  CalibrationOptions options;
   auto tokens = std::make_shared<std::vector<int32_t>>(), offsets = std::make_shared<std::vector<int32_t>>();
   if (status.ok()) {
     Fields f(info[1], "spec", &status);
@@ -25,10 +24,12 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
     if (const int32_t* data = f.Typed<int32_t>("offsets", napi_int32_array, &length)) offsets->assign(data, data + length);
     const std::string name = f.String("precision");
     if (name != "exact" && name != "fast") f.Fail("precision", "\"exact\" or \"fast\"");
-    if (name == "fast") precision = CalibrationPrecision::kFast;
+    if (name == "fast") options.precision = CalibrationPrecision::kFast;
     const std::string weighing = f.String("tokenWeights");
     if (weighing != "magnitude" && weighing != "equal") f.Fail("tokenWeights", "\"magnitude\" or \"equal\"");
-    if (weighing == "equal") weights = TokenWeights::kEqual;
+    if (weighing == "equal") options.weights = TokenWeights::kEqual;
+    options.state_bytes = f.Int("stateBytes", 0, int64_t(1) << 53);
+    options.first_block = static_cast<int>(f.Int("firstBlock", 0, 0x7fffffff));
   }
   if (!status.ok()) return Reject(env, status);
   auto state = std::make_shared<CalibrationState>();
@@ -39,9 +40,8 @@ Napi::Value CreateCalibration(const Napi::CallbackInfo& info) {
   job.worker = owner->worker;
   job.control = info[2];
   job.keep = {info[0]};
-  job.work = [state, tokens, offsets, precision, weights, created](const Progress&) -> Status {
-    LOWBIT_ASSIGN_OR_RETURN(state->calibration,
-                            Calibration::Create(state->owner->model, std::move(*tokens), std::move(*offsets), precision, weights));
+  job.work = [state, tokens, offsets, options, created](const Progress&) -> Status {
+    LOWBIT_ASSIGN_OR_RETURN(state->calibration, Calibration::Create(state->owner->model, std::move(*tokens), std::move(*offsets), options));
     *created = true;
     return Status::Ok();
   };
@@ -128,6 +128,52 @@ Napi::Value Solve(const Napi::CallbackInfo& info) {
   return StartJob(env, std::move(job));
 }
 
+Napi::Value State(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Status status;
+  const auto state = Live(info[0], &status);
+  if (status.ok() && !info[1].IsNumber()) status = Error(Code::kInvalidArgument, "Expected the number of a sample");
+  if (!status.ok()) return Reject(env, status);
+  const int sample = info[1].As<Napi::Number>().Int32Value();
+  auto values = std::make_shared<std::vector<float>>();
+  JobSpec job;
+  job.worker = state->owner->worker;
+  job.control = info[2];
+  job.keep = {info[0]};
+  job.work = [state, sample, values](const Progress&) -> Status {
+    LOWBIT_ASSIGN_OR_RETURN(*values, state->calibration->State(sample));
+    return Status::Ok();
+  };
+  job.result = [values](Napi::Env e) -> Napi::Value {
+    Napi::Float32Array array = Napi::Float32Array::New(e, values->size());
+    std::copy(values->begin(), values->end(), array.Data());
+    return array;
+  };
+  return StartJob(env, std::move(job));
+}
+
+Napi::Value SetState(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Status status;
+  const auto state = Live(info[0], &status);
+  int sample = 0;
+  auto values = std::make_shared<std::vector<float>>();
+  if (status.ok()) {
+    Fields f(info[1], "state", &status);
+    sample = static_cast<int>(f.Int("sample", 0, 0x7fffffff));
+    size_t length;
+    if (const float* data = f.Typed<float>("values", napi_float32_array, &length)) values->assign(data, data + length);
+  }
+  if (!status.ok()) return Reject(env, status);
+  JobSpec job;
+  job.worker = state->owner->worker;
+  job.control = info[2];
+  job.keep = {info[0]};
+  job.work = [state, sample, values](const Progress&) { return state->calibration->SetState(sample, std::move(*values)); };
+  job.result = [](Napi::Env e) { return e.Undefined(); };
+  return StartJob(env, std::move(job));
+}
+
 Napi::Value DisposeCalibration(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Status status;
@@ -154,6 +200,8 @@ void ExportCalibration(Napi::Env env, Napi::Object exports) {
   exports.Set("createCalibration", Napi::Function::New(env, CreateCalibration));
   exports.Set("calibrationAdvance", Napi::Function::New(env, Advance));
   exports.Set("calibrationSolve", Napi::Function::New(env, Solve));
+  exports.Set("calibrationState", Napi::Function::New(env, State));
+  exports.Set("setCalibrationState", Napi::Function::New(env, SetState));
   exports.Set("disposeCalibration", Napi::Function::New(env, DisposeCalibration));
 }
 

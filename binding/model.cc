@@ -73,17 +73,23 @@ Napi::Value ExportWeight(const Napi::CallbackInfo& info) {
   const auto state = UnwrapHandle<ModelState>(info[0], &status);
   if (status.ok() && state->disposed) status = Disposed();
   if (status.ok() && !info[1].IsNumber()) status = Error(Code::kInvalidArgument, "Expected a weight number");
+  int begin = 0, end = 0;
+  if (status.ok()) {
+    Fields rows(info[2], "rows", &status);
+    begin = static_cast<int>(rows.Int("begin", 0, 0x7fffffff));
+    end = static_cast<int>(rows.Int("end", 0, 0x7fffffff));
+  }
   if (!status.ok()) return Reject(env, status);
   const int weight = info[1].As<Napi::Number>().Int32Value();
   auto bits = std::make_shared<std::vector<uint16_t>>();
   JobSpec job;
   job.worker = state->worker;
-  job.control = info[2];
+  job.control = info[3];
   job.keep = {info[0]};
-  job.work = [state, weight, bits](const Progress&) -> Status {
+  job.work = [state, weight, begin, end, bits](const Progress&) -> Status {
     if (weight < 0 || weight >= static_cast<int>(state->model->plan().weights.size()))
       return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
-    LOWBIT_ASSIGN_OR_RETURN(const std::vector<float> dense, state->model->DenseWeight(weight));
+    LOWBIT_ASSIGN_OR_RETURN(const std::vector<float> dense, state->model->DenseRows(weight, begin, end));
     bits->resize(dense.size());
     for (size_t i = 0; i < dense.size(); ++i) (*bits)[i] = FloatToBfloat16(dense[i]);
     return Status::Ok();

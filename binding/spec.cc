@@ -223,6 +223,7 @@ Status ReadModelSpec(Napi::Value value, ModelSpec* spec) {
   if (precision != "exact" && precision != "fast") f.Fail("precision", "\"exact\" or \"fast\"");
   spec->fast = precision == "fast";
   spec->threads = static_cast<int>(f.Int("threads", 0, 256));
+  if (f.Has("lazy")) spec->lazy = f.Bool("lazy");
   if (f.Has("packedCache")) spec->packed_cache = f.String("packedCache");
   return status;
 }

@@ -31,6 +31,8 @@ export interface ModelSpec {
   readonly precision: 'exact' | 'fast';
   /** Threads including the engine's own; 0 = usable physical cores. */
   readonly threads: number;
+  /** Weights are checked, but stay in their files until a calibration or a solve needs them: quantising block by block. Default false. */
+  readonly lazy?: boolean;
   /** Path of the packed-weight cache to read, or to write when it does not fit. Absent: none. */
   readonly packedCache?: string;
 }
@@ -133,6 +135,10 @@ export interface CalibrationSpec {
   readonly precision: 'exact' | 'fast';
   /** What a token counts for in a Hessian: see QuantizeOptions.tokenWeights. */
   readonly tokenWeights: 'magnitude' | 'equal';
+  /** What the states of all samples may take; wider ones are not kept but computed again. No result depends on it. */
+  readonly stateBytes: number;
+  /** 0, or the block to go on at: setCalibrationState must then be called for every sample before the first calibrationAdvance. */
+  readonly firstBlock: number;
 }
 
 /** State before one linear op of the current block, with its Hessian accumulated. */
@@ -234,10 +240,23 @@ export interface NativeBinding {
     jobs: readonly { readonly weight: number; readonly options: SolveOptions }[],
     control: JobControl,
   ): Promise<readonly SolveResult[]>;
+  /** At the end of a block that is not the last: what the next block reads of a sample. Only setCalibrationState knows its order. */
+  calibrationState(calibration: CalibrationHandle, sample: number, control: JobControl): Promise<Float32Array>;
+  /** What calibrationState gave at the end of the block before firstBlock, in a calibration of the same tokens and settings. */
+  setCalibrationState(
+    calibration: CalibrationHandle,
+    state: { readonly sample: number; readonly values: Float32Array },
+    control: JobControl,
+  ): Promise<void>;
   disposeCalibration(calibration: CalibrationHandle): Promise<void>;
 
-  /** A weight as bf16 [n, k] row-major in Hugging Face row order, for writers whose source is not a dense file. */
-  exportWeight(model: ModelHandle, weight: number, control: JobControl): Promise<Uint16Array>;
+  /** Rows [begin, end) of a weight as bf16 [end - begin, k] in Hugging Face row order, for writers whose source is not a dense file. */
+  exportWeight(
+    model: ModelHandle,
+    weight: number,
+    rows: { readonly begin: number; readonly end: number },
+    control: JobControl,
+  ): Promise<Uint16Array>;
   /** A vector as the engine holds it: f32 [length], addend included. */
   exportVector(model: ModelHandle, vector: number): Float32Array;
 

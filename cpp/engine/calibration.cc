@@ -51,9 +51,11 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
   LOWBIT_ASSIGN_OR_RETURN(solved.linear,
                           Quantize(method, shape.name.c_str(), dense, shape.n, shape.k, hessian, options, model.kernels(), model.pool()));
   LOWBIT_ASSIGN_OR_RETURN(Part part, PackQuantized(shape.name.c_str(), solved.linear));
-  std::vector<Part> parts;
-  parts.push_back(std::move(part));
-  model.ReplaceWeight(weight, std::move(parts));
+  if (model.in_memory(weight)) {
+    std::vector<Part> parts;
+    parts.push_back(std::move(part));
+    model.ReplaceWeight(weight, std::move(parts));
+  }
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return solved;
 }
@@ -61,8 +63,7 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
 }  // namespace
 
 Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
-                                                         std::vector<int32_t> offsets, CalibrationPrecision precision,
-                                                         TokenWeights weights) {
+                                                         std::vector<int32_t> offsets, const CalibrationOptions& options) {
   if (model->fast()) return Error(Code::kInvalidArgument, "Calibration needs a model loaded with precision \"exact\"");
   if (offsets.size() < 2 || offsets.front() != 0 || offsets.back() != static_cast<int32_t>(tokens.size()))
     return Error(Code::kInvalidArgument, "Calibration offsets must start at 0 and end at the number of tokens");
@@ -81,10 +82,12 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
   if (longest > plan.max_seq_len)
     return Error(Code::kInvalidArgument, "A calibration sample of %d tokens exceeds the model's limit of %d", longest, plan.max_seq_len);
   std::unique_ptr<Calibration> c(new Calibration());
-  const bool fast = precision == CalibrationPrecision::kFast;
+  if (options.first_block < 0 || options.first_block > 0x7fffffff - 1 || options.first_block >= std::max<int>(1, int(plan.blocks.size())))
+    return Error(Code::kInvalidArgument, "Calibration cannot begin at block %d of %zu", options.first_block, plan.blocks.size());
+  const bool fast = options.precision == CalibrationPrecision::kFast;
   LOWBIT_ASSIGN_OR_RETURN(c->cache_, KvCache::Create(plan.caches, 1, longest, /*f16=*/fast));
   LOWBIT_ASSIGN_OR_RETURN(c->executor_, Executor::Create(plan, model->bindings(), model->kernels(), model->pool(), fast, longest, 1));
-  c->weights_ = weights;
+  c->weights_ = options.weights;
   c->bf16_ = fast && model->kernels().gemm_bf16 != nullptr;
   if (c->bf16_) c->executor_->UseBf16();
   c->model_ = std::move(model);
@@ -92,14 +95,81 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
   c->offsets_ = std::move(offsets);
   // Room for the widest state of any stop, once: page faults of a new block at every stop cost a fifth of the whole run.
   int widest;
-  c->stops_ = PlanStops(c->model_->plan(), &widest);
+  const int64_t row_bytes = static_cast<int64_t>(sizeof(float)) * static_cast<int64_t>(c->tokens_.size());
+  const int64_t columns_kept = std::clamp<int64_t>(options.state_bytes / row_bytes, 0, 0x7fffffff);
+  c->stops_ = PlanStops(c->model_->plan(), static_cast<int>(columns_kept), &widest);
   const size_t columns = static_cast<size_t>(widest);
   for (size_t s = 0; s + 1 < c->offsets_.size(); ++s) {
     const size_t rows = static_cast<size_t>(c->offsets_[s + 1] - c->offsets_[s]);
     LOWBIT_ASSIGN_OR_RETURN(Block block, Block::Allocate(rows * columns * sizeof(float), MemoryClass::kScratch, "calibration activations"));
     c->state_.push_back(std::move(block));
   }
+  if (options.first_block > 0) {
+    while (!c->stops_[static_cast<size_t>(c->stop_ + 1)].end() ||
+           c->stops_[static_cast<size_t>(c->stop_ + 1)].block + 1 < options.first_block)
+      ++c->stop_;
+    c->saved_ = ++c->stop_;
+    c->missing_states_ = c->samples();
+    c->set_.assign(c->state_.size(), false);
+  }
+  if (c->model_->lazy() && options.first_block == 0) {
+    // Only rows of tokens that occur: they get numbers of their own, which the embedding in memory goes by.
+    std::vector<int32_t> rows = c->tokens_;
+    std::sort(rows.begin(), rows.end());
+    rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+    for (int32_t& token : c->tokens_) token = static_cast<int32_t>(std::lower_bound(rows.begin(), rows.end(), token) - rows.begin());
+    for (const int weight : WeightsOfRange(c->model_->plan(), c->model_->plan().prologue))
+      LOWBIT_RETURN_IF_ERROR(c->model_->LoadRows(weight, rows));
+  }
   return c;
+}
+
+size_t Calibration::StateFloats(int sample) const {
+  size_t columns = 0;
+  for (const KeptView& kept : stops_[static_cast<size_t>(saved_)].kept) columns += static_cast<size_t>(kept.view.width);
+  return columns * static_cast<size_t>(offsets_[static_cast<size_t>(sample) + 1] - offsets_[static_cast<size_t>(sample)]);
+}
+
+Result<std::vector<float>> Calibration::State(int sample) const {
+  if (failed_ || finished_ || stop_ < 0 || !stops_[static_cast<size_t>(stop_)].end() || missing_states_ > 0)
+    return Error(Code::kInvalidArgument, "A calibration has a state to take out at the end of a block that is not the last");
+  if (sample < 0 || sample >= samples()) return Error(Code::kInvalidArgument, "The calibration has no sample %d", sample);
+  const size_t rows = static_cast<size_t>(offsets_[static_cast<size_t>(sample) + 1] - offsets_[static_cast<size_t>(sample)]);
+  const float* from = state_[static_cast<size_t>(sample)].as<float>();
+  std::vector<float> state;
+  state.reserve(StateFloats(sample));
+  for (const KeptView& kept : stops_[static_cast<size_t>(stop_)].kept) {
+    const float* area = from + static_cast<size_t>(kept.column) * rows;
+    state.insert(state.end(), area, area + static_cast<size_t>(kept.view.width) * rows);
+  }
+  return state;
+}
+
+Status Calibration::SetState(int sample, std::vector<float> state) {
+  if (missing_states_ == 0) return Error(Code::kInvalidArgument, "This calibration takes no state: it began, or it has all of them");
+  if (sample < 0 || sample >= samples() || set_[static_cast<size_t>(sample)])
+    return Error(Code::kInvalidArgument, "The calibration waits for no state of sample %d", sample);
+  if (state.size() != StateFloats(sample))
+    return Error(Code::kInvalidArgument, "The state of sample %d has %zu values; expected %zu", sample, state.size(), StateFloats(sample));
+  const size_t rows = static_cast<size_t>(offsets_[static_cast<size_t>(sample) + 1] - offsets_[static_cast<size_t>(sample)]);
+  const float* from = state.data();
+  for (const KeptView& kept : stops_[static_cast<size_t>(stop_)].kept) {
+    const size_t floats = static_cast<size_t>(kept.view.width) * rows;
+    std::memcpy(state_[static_cast<size_t>(sample)].as<float>() + static_cast<size_t>(kept.column) * rows, from, floats * sizeof(float));
+    from += floats;
+  }
+  set_[static_cast<size_t>(sample)] = true;
+  --missing_states_;
+  return Status::Ok();
+}
+
+// Of a lazy model: this block's weights come, the last one's go.
+Status Calibration::LoadBlock(int block, const Progress& progress) {
+  if (!model_->lazy() || block == loaded_block_) return Status::Ok();
+  const Plan& plan = model_->plan();
+  LOWBIT_RETURN_IF_ERROR(model_->LoadWeights(WeightsOfRange(plan, plan.blocks[static_cast<size_t>(block)]), {progress.cancel, nullptr}));
+  loaded_block_ = block;
+  return Status::Ok();
 }
 
 // What has changed since the stop before, row blocks on the pool.
@@ -142,9 +212,10 @@ Status Calibration::AdvanceSamples(const StopPoint* from, const StopPoint& to, c
     LOWBIT_RETURN_IF_ERROR(executor_->Begin(batch));
     if (from != nullptr) Restore(s, *from, rows);
     const int first = from != nullptr ? from->resume : plan.prologue.begin;
+    if (!to.saved && hessian_ == nullptr) continue;
     LOWBIT_RETURN_IF_ERROR(executor_->Run({first, to.resume}, &cache_, progress.cancel));
-    Save(s, to, rows);
-    if (hessian_ != nullptr) {
+    if (to.saved) Save(s, to, rows);
+    if (hessian_ != nullptr && !to.end()) {
       LOWBIT_RETURN_IF_ERROR(executor_->Run({to.resume, to.linear}, &cache_, progress.cancel));
       const View& in = plan.ops[static_cast<size_t>(to.linear)].in;
       LOWBIT_RETURN_IF_ERROR(hessian_->Add(executor_->Row(in, 0), executor_->Stride(in), rows, model_->kernels(), model_->pool()));
@@ -156,43 +227,46 @@ Status Calibration::AdvanceSamples(const StopPoint* from, const StopPoint& to, c
 
 Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progress) {
   if (failed_) return Error(Code::kInvalidArgument, "The calibration failed or was aborted earlier; start a new one");
+  if (missing_states_ > 0) return Error(Code::kInvalidArgument, "The calibration waits for the states of %d samples", missing_states_);
+  if (finished_ || stops_.empty()) return Error(Code::kInvalidArgument, "The calibration has already finished its last block");
   const Plan& plan = model_->plan();
-  const int n_blocks = static_cast<int>(plan.blocks.size());
   stop_weights_.clear();
   hessian_.reset();
-  if (block_ < 0 || ended_) {
-    if (block_ + 1 >= n_blocks) return Error(Code::kInvalidArgument, "The calibration has already finished its last block");
-    ++block_;
-    ended_ = false;
-  }
+  const StopPoint& to = stops_[static_cast<size_t>(stop_ + 1)];
   CalibrationStop stop;
-  stop.block = block_;
-  const size_t next = static_cast<size_t>(stop_ + 1);
-  if (next == stops_.size() || stops_[next].block != block_) {
-    ended_ = true;  // blocks follow one another without a gap; nothing reads the last one's output
-    stop.finished = block_ == n_blocks - 1;
+  stop.block = to.block;
+  if (to.end() && to.block == static_cast<int>(plan.blocks.size()) - 1) {
+    finished_ = stop.finished = true;  // nothing reads the last block's output
+    ++stop_;
+    if (model_->lazy()) model_->DropWeights(WeightsOfRange(plan, plan.blocks.back()));
     return stop;
   }
 
-  const StopPoint& to = stops_[next];
-  const Op& op = plan.ops[static_cast<size_t>(to.linear)];
-  if (hessian) {
+  const Op* op = to.end() ? nullptr : &plan.ops[static_cast<size_t>(to.linear)];
+  if (hessian && op != nullptr) {
     LOWBIT_ASSIGN_OR_RETURN(
-        Hessian h, Hessian::Create(op.in.width, plan.weights[static_cast<size_t>(op.outputs[0].weight)].name.c_str(), bf16_, weights_));
+        Hessian h, Hessian::Create(op->in.width, plan.weights[static_cast<size_t>(op->outputs[0].weight)].name.c_str(), bf16_, weights_));
     hessian_ = std::make_unique<Hessian>(std::move(h));
   }
-  const Status status = AdvanceSamples(stop_ < 0 ? nullptr : &stops_[static_cast<size_t>(stop_)], to, progress);
+  Status status = LoadBlock(to.block, progress);
+  if (status.ok()) status = AdvanceSamples(saved_ < 0 ? nullptr : &stops_[static_cast<size_t>(saved_)], to, progress);
   if (!status.ok()) {
     failed_ = true;
     return status;
   }
   ++stop_;
+  if (to.saved && model_->lazy() && saved_ < 0) model_->DropWeights(WeightsOfRange(plan, plan.prologue));
+  if (to.saved) saved_ = stop_;
+  if (op == nullptr) {
+    if (model_->lazy()) model_->DropWeights(WeightsOfRange(plan, plan.blocks[static_cast<size_t>(to.block)]));
+    return stop;
+  }
   if (hessian_ != nullptr) {
     hessian_->Finish(model_->pool());
     stop.tokens = hessian_->tokens();
     stop.dropped_rows = hessian_->dropped_rows();
   }
-  for (const LinearOutput& o : op.outputs) stop.weights.push_back(o.weight);
+  for (const LinearOutput& o : op->outputs) stop.weights.push_back(o.weight);
   stop_weights_ = stop.weights;
   return stop;
 }

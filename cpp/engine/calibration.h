@@ -1,9 +1,13 @@
 // engine/calibration: runs calibration samples through a model block by block and hands each linear op its Hessian.
 //
-// The run stops before every linear op. The state of a sample between two stops is exactly the columns that later ops
-// still read (LiveViews), taken where they are fewest: a norm in front of the linear op runs once more rather than having its
+// The run stops before every linear op and at the end of every block. The state of a sample between two stops is exactly the columns that
+// later ops still read (LiveViews), taken where they are fewest: a norm in front of the linear op runs once more rather than having its
 // output kept. All other ops run once per sample and block, with the quantised weights that precede them ("true
 // sequential"). Quantising the stop's weights and advancing repeats until the last block is done.
+//
+// Memory: of a lazy model only the block at work is loaded, and of its embedding only the rows of tokens that occur. States wider than
+// `state_bytes` allows are not kept, and what led to them runs again: no result depends on it. At the end of a block the state is the
+// residual alone: it can be taken out, and a later calibration of the same model and tokens can go on from there.
 #pragma once
 
 #include <memory>
@@ -22,6 +26,13 @@ namespace lowbit {
 enum class CalibrationPrecision : uint8_t {
   kExact,  // f32
   kFast,   // int8 products with quantised weights, as the fast path runs them; bf16 elsewhere where the processor has it
+};
+
+struct CalibrationOptions {
+  CalibrationPrecision precision = CalibrationPrecision::kExact;
+  TokenWeights weights = TokenWeights::kMagnitude;
+  int64_t state_bytes = INT64_MAX;  // of all samples together; the state at a block's end is kept in any case
+  int first_block = 0;              // > 0: go on in front of this block, once SetState has been called for every sample
 };
 
 struct CalibrationStop {
@@ -47,7 +58,7 @@ class Calibration {
  public:
   // Sample s is tokens[offsets[s] .. offsets[s+1]); each at most kMaxSampleTokens long. The model must be of exact precision.
   static Result<std::unique_ptr<Calibration>> Create(std::shared_ptr<Model> model, std::vector<int32_t> tokens,
-                                                     std::vector<int32_t> offsets, CalibrationPrecision precision, TokenWeights weights);
+                                                     std::vector<int32_t> offsets, const CalibrationOptions& options);
 
   // After a failed or cancelled Advance the calibration can only be destroyed.
   // Runs to the next linear op, or to the end of the block; accumulates that op's Hessian if `hessian`.
@@ -56,11 +67,19 @@ class Calibration {
   // Quantises weights of the current stop and replaces them in the model.
   Result<std::vector<Solved>> Solve(const std::vector<SolveRequest>& requests, const Progress& progress);
 
+  // What the next block reads of one sample, [columns][rows] in an order of its own. At the end of a block that is not the last.
+  Result<std::vector<float>> State(int sample) const;
+  // Of a calibration that begins at a later block, before the first Advance: what State gave at the end of the block before.
+  Status SetState(int sample, std::vector<float> state);
+
+  int samples() const { return static_cast<int>(state_.size()); }
   Model& model() { return *model_; }
 
  private:
   Calibration() = default;
   Status AdvanceSamples(const StopPoint* from, const StopPoint& to, const Progress& progress);
+  Status LoadBlock(int block, const Progress& progress);
+  size_t StateFloats(int sample) const;
   void Save(int sample, const StopPoint& stop, int rows);
   void Restore(int sample, const StopPoint& stop, int rows);
 
@@ -72,9 +91,12 @@ class Calibration {
   bool bf16_ = false;
   std::vector<StopPoint> stops_;
   std::vector<Block> state_;  // per sample, room for every stop
-  int block_ = -1;            // current block; -1 before the first
-  int stop_ = -1;             // the last stop made: what state_ holds
-  bool ended_ = false;        // at the end of the block, whose remaining ops run with the next block's first
+  int stop_ = -1;             // the last stop made
+  int saved_ = -1;            // the last one with a state: what state_ holds
+  int missing_states_ = 0;    // samples that SetState is still to be called for
+  std::vector<bool> set_;     // those it was called for
+  int loaded_block_ = -1;     // of a lazy model
+  bool finished_ = false;     // the end of the last block was reached
   bool failed_ = false;       // an Advance failed half way: the states no longer belong together
   std::unique_ptr<Hessian> hessian_;
   std::vector<int> stop_weights_;

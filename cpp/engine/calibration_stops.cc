@@ -61,9 +61,23 @@ std::vector<KeptView> Keep(const Plan& plan, const StopPoint* previous, const St
 
 }  // namespace
 
-std::vector<StopPoint> PlanStops(const Plan& plan, int* columns) {
+std::vector<StopPoint> PlanStops(const Plan& plan, int max_columns, int* columns) {
   std::vector<StopPoint> stops;
   *columns = 1;
+  const auto add = [&](StopPoint stop, bool always) {
+    const StopPoint* previous = nullptr;
+    for (const StopPoint& s : stops)
+      if (s.saved) previous = &s;
+    stop.kept = Keep(plan, previous, stop);
+    int width = 0;
+    for (const KeptView& k : stop.kept) width = std::max(width, k.column + k.view.width);
+    stop.saved = always || width <= max_columns;
+    if (stop.saved)
+      *columns = std::max(*columns, width);
+    else
+      stop.kept.clear();
+    stops.push_back(std::move(stop));
+  };
   for (size_t b = 0; b < plan.blocks.size(); ++b) {
     const OpRange& block = plan.blocks[b];
     int first = block.begin;
@@ -73,11 +87,14 @@ std::vector<StopPoint> PlanStops(const Plan& plan, int* columns) {
       stop.block = static_cast<int>(b);
       stop.linear = i;
       stop.resume = ResumePoint(plan, block, first, i);
-      stop.kept = Keep(plan, stops.empty() ? nullptr : &stops.back(), stop);
-      for (const KeptView& k : stop.kept) *columns = std::max(*columns, k.column + k.view.width);
-      stops.push_back(std::move(stop));
+      add(std::move(stop), first == block.begin);
       first = i + 1;
     }
+    StopPoint end;
+    end.block = static_cast<int>(b);
+    end.linear = -1;
+    end.resume = block.end;
+    add(std::move(end), true);
   }
   return stops;
 }

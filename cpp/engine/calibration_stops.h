@@ -11,17 +11,22 @@ namespace lowbit {
 struct KeptView {
   View view;
   int column = 0;
-  bool fresh = true;  // written since the previous stop; otherwise the area already holds it
+  bool fresh = true;  // written since the last stop with a state; otherwise the area already holds it
 };
 
 // A stop in front of op `linear`, whose state is taken in front of op `resume` <= linear: behind it only ops without a product
-// are left, which cost less to repeat than their outputs to store.
+// are left, which cost less to repeat than their outputs to store. The last stop of a block is its end: no linear op (-1), and the state
+// is what the next block reads.
 struct StopPoint {
   int block = 0, resume = 0, linear = 0;
-  std::vector<KeptView> kept;
+  bool saved = true;           // false: its state would be too wide; the ops from the last stop that has one run again
+  std::vector<KeptView> kept;  // of a saved stop
+
+  bool end() const { return linear < 0; }
 };
 
-// All stops of the plan's blocks in order. *columns: floats per row that a state needs.
-std::vector<StopPoint> PlanStops(const Plan& plan, int* columns);
+// All stops of the plan's blocks in order. States wider than max_columns are not kept, but for those of a block's first stop and of its
+// end, which are as narrow as a state can be. *columns: floats per row that a state needs.
+std::vector<StopPoint> PlanStops(const Plan& plan, int max_columns, int* columns);
 
 }  // namespace lowbit

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <numeric>
 
 #include "base/config.h"
 #include "base/cpu.h"
@@ -87,7 +88,14 @@ Result<std::shared_ptr<Model>> Model::Load(ModelSpec spec, const Progress& progr
     if (!IsSecondCopy(spec.weights, i)) model->parameters_ += static_cast<int64_t>(shape.n) * shape.k;
   }
   for (const VectorShape& v : model->plan_.vectors) model->parameters_ += v.length;
-  LOWBIT_ASSIGN_OR_RETURN(LoadedWeights loaded, LoadWeights(spec, model->plan_, tensors, *model->kernels_, *model->pool_, progress));
+  if (spec.lazy) {
+    model->bindings_.weights.resize(spec.weights.size());
+    model->lazy_ = std::make_unique<LazyWeights>(tensors, std::move(spec.weights), *model->kernels_);
+    LOWBIT_RETURN_IF_ERROR(model->lazy_->Check(model->plan_, *model->pool_, progress));
+    return model;
+  }
+  LOWBIT_ASSIGN_OR_RETURN(LoadedWeights loaded,
+                          lowbit::LoadWeights(spec, model->plan_, tensors, *model->kernels_, *model->pool_, progress));
   model->arena_ = std::move(loaded.arena);
   model->packed_cache_ = std::move(loaded.cache);
   for (Part& part : loaded.parts) {
@@ -114,9 +122,23 @@ size_t Model::stored_bytes() const {
   return bytes;
 }
 
-Result<std::vector<float>> Model::DenseWeight(int weight) const {
+Result<std::vector<float>> Model::DenseRows(int weight, int begin, int end) {
   const WeightShape& shape = plan_.weights[static_cast<size_t>(weight)];
-  return SumOfParts(bindings_.weights[static_cast<size_t>(weight)], shape.n, shape.k, kernels_->unpack_panel);
+  if (begin < 0 || end < begin || end > shape.n)
+    return Error(Code::kInvalidArgument, "Rows %d to %d are not among the %d of %s", begin, end, shape.n, shape.name.c_str());
+  if (lazy() && !in_memory(weight)) {
+    std::vector<int32_t> rows(static_cast<size_t>(end - begin));
+    std::iota(rows.begin(), rows.end(), begin);
+    LOWBIT_ASSIGN_OR_RETURN(Part part, lazy_->LoadRows(shape, weight, rows, *pool_));
+    std::vector<Part> parts;
+    parts.push_back(std::move(part));
+    return SumOfParts(parts, end - begin, shape.k, kernels_->unpack_panel);
+  }
+  std::vector<float> dense = SumOfParts(bindings_.weights[static_cast<size_t>(weight)], shape.n, shape.k, kernels_->unpack_panel);
+  const auto at = [&](int row) { return dense.begin() + static_cast<std::ptrdiff_t>(row) * shape.k; };
+  dense.erase(at(end), dense.end());
+  dense.erase(dense.begin(), at(begin));
+  return dense;
 }
 
 void Model::ReplaceWeight(int weight, std::vector<Part> parts) {
@@ -126,6 +148,31 @@ void Model::ReplaceWeight(int weight, std::vector<Part> parts) {
   for (const Part& old : bound)
     if (old.storage.data() == nullptr) arena_.Discard(old.view.data, old.bytes());
   bound = std::move(parts);
+}
+
+Status Model::LoadWeights(const std::vector<int>& weights, const Progress& progress) {
+  for (const int weight : weights) {
+    if (in_memory(weight)) continue;
+    LOWBIT_ASSIGN_OR_RETURN(Part part, lazy_->Load(plan_.weights[static_cast<size_t>(weight)], weight, *pool_, progress));
+    std::vector<Part> parts;
+    parts.push_back(std::move(part));
+    ReplaceWeight(weight, std::move(parts));
+  }
+  return Status::Ok();
+}
+
+Status Model::LoadRows(int weight, const std::vector<int32_t>& rows) {
+  LOWBIT_ASSIGN_OR_RETURN(Part part, lazy_->LoadRows(plan_.weights[static_cast<size_t>(weight)], weight, rows, *pool_));
+  std::vector<Part> parts;
+  parts.push_back(std::move(part));
+  ReplaceWeight(weight, std::move(parts));
+  return Status::Ok();
+}
+
+void Model::DropWeights(const std::vector<int>& weights) {
+  pool_->Quiesce();  // a late worker may still read them
+  ++bindings_.generation;
+  for (const int weight : weights) bindings_.weights[static_cast<size_t>(weight)].clear();
 }
 
 }  // namespace lowbit

@@ -46,6 +46,7 @@ struct ModelSpec {
   std::vector<VectorSource> vectors;  // one per plan vector
   bool fast = true;
   int threads = 0;           // 0 = usable physical cores
+  bool lazy = false;         // weights stay in their files until a calibration or a solve needs them (engine/lazy_weights.h)
   std::string packed_cache;  // path of the packed-weight cache; empty = none (engine/packed_cache.h)
 };
 

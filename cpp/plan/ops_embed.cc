@@ -6,6 +6,7 @@ namespace lowbit {
 
 Status Executor::Embed(const Op& op, int rows) {
   const std::vector<Part>& parts = bindings_.weights[static_cast<size_t>(op.index)];
+  if (parts.empty()) return Error(Code::kInternal, "The embedding is not in memory");
   const size_t width = static_cast<size_t>(op.out.width);
   for (const Part& part : parts)
     if (!part.panelled() || !part.permutation.empty() || !part.rows.empty() || !part.input_scale.empty())

@@ -209,6 +209,9 @@ Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
   std::vector<Source> sources;
   linear->runs.clear();
   linear->biases.clear();
+  // A lazy model: what is not in memory may be prepared, but not run.
+  const auto absent = [&](const LinearOutput& o) { return bindings_.weights[static_cast<size_t>(o.weight)].empty(); };
+  if (std::any_of(op.outputs.begin(), op.outputs.end(), absent)) return Status::Ok();
   const auto form_of = [&](const PackedView& view) {
     const bool bf16 = bf16_ || (fast_ && kernels_.gemm_bf16 != nullptr && view.kind != PackedKind::kDenseF32);
     return bf16 ? InputForm::kBf16Rows : InputForm::kF32Rows;
@@ -310,6 +313,7 @@ Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
 
 // producer: the op before, when it is to make the input rows (InputRow).
 Status Executor::Linear(const LinearOp& op, int rows, const Op* producer) {
+  if (op.runs.empty()) return Error(Code::kInternal, "A linear op was run whose weights are not in memory");
   for (const LinearRun& run : op.runs) {
     PanelTask task = {};
     task.run = &run;

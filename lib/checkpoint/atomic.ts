@@ -11,6 +11,8 @@ import { ioError } from './files';
 export interface AtomicDirectoryOptions {
   /** Replace an existing non-empty directory. Default false. */
   readonly overwrite?: boolean | undefined;
+  /** Where to write before the output is moved into place: a path that does not exist, on the file system of the output. Default: beside it. */
+  readonly temporary?: string | undefined;
   /** Aborting before the output is in place leaves the output as it was. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -20,7 +22,7 @@ export interface AtomicDirectoryOptions {
  *
  * On any failure and on abort the new directory is removed and `output` is as before. An existing non-empty output is refused
  * unless `overwrite`; it is then set aside, replaced, and only after that removed, so that a crash at any moment leaves the old
- * or the new directory whole (in the instant between the two renames the old one is beside the output, named .<name>.lowbit-*-old).
+ * or the new directory whole (in the instant between the two renames the old one is beside the new one, named as it with "-old" behind).
  *
  * @param output the directory to make; missing parents are made too
  * @returns what `write` returns
@@ -39,7 +41,7 @@ export async function withAtomicDirectory<T>(
   const target = await resolveTarget(output);
   await checkReplaceable(target, options.overwrite === true);
   const parent = path.dirname(target);
-  const temporary = path.join(parent, `.${path.basename(target)}.lowbit-${randomBytes(6).toString('hex')}`);
+  const temporary = options.temporary ?? path.join(parent, `.${path.basename(target)}.lowbit-${randomBytes(6).toString('hex')}`);
   try {
     await fs.promises.mkdir(parent, { recursive: true });
     await fs.promises.mkdir(temporary);
@@ -62,7 +64,7 @@ export async function withAtomicDirectory<T>(
 }
 
 /** Follows a link at the output, so that the directory it points to is replaced and not the link. */
-async function resolveTarget(output: string): Promise<string> {
+export async function resolveTarget(output: string): Promise<string> {
   const target = path.resolve(output);
   if (target === path.dirname(target)) throw invalidArgument('output', 'path of a directory to make', output);
   try {
@@ -145,7 +147,7 @@ async function syncFile(file: string): Promise<void> {
 }
 
 /** Makes renames in a directory last. Windows cannot open directories; its renames are journalled. */
-async function syncDirectory(directory: string): Promise<void> {
+export async function syncDirectory(directory: string): Promise<void> {
   if (process.platform === 'win32') return;
   try {
     const handle = await fs.promises.open(directory, 'r');

@@ -83,21 +83,47 @@ export class SafetensorsWriter {
    * @throws {LowbitError} INVALID_ARGUMENT; IO naming the file, after which the writer is unusable
    */
   async add(name: string, dtype: string, shape: readonly number[], data: ArrayBufferView): Promise<void> {
+    await this.addPieces(name, dtype, shape, [data]);
+  }
+
+  /** The same for a tensor that is too large to be held: its bytes in pieces, in order. Each may be reused when the next one is asked for. */
+  async addPieces(
+    name: string,
+    dtype: string,
+    shape: readonly number[],
+    pieces: AsyncIterable<ArrayBufferView> | Iterable<ArrayBufferView>,
+  ): Promise<void> {
     const size = DTYPES.get(dtype);
     if (size === undefined || size.values !== 1) throw invalidArgument(`dtype of "${name}"`, 'a safetensors dtype', dtype);
     if (typeof name !== 'string' || name === '' || name === '__metadata__') throw invalidArgument('name', 'name of a tensor', name);
     if (this.names.has(name)) throw new LowbitError('INVALID_ARGUMENT', `The tensor "${name}" was written already`, { tensor: name });
     const expected = tensorBytes(size, shape, `tensor "${name}"`);
-    if (data.byteLength !== expected)
-      throw invalidArgument(`data of "${name}"`, `${expected} bytes (${dtype} [${shape.join(', ')}])`, data.byteLength);
+    const wrong = (bytes: number): LowbitError =>
+      invalidArgument(`data of "${name}"`, `${expected} bytes (${dtype} [${shape.join(', ')}])`, bytes);
+    const only = Array.isArray(pieces) && pieces.length === 1 ? (pieces[0] as ArrayBufferView) : undefined;
+    if (only !== undefined && only.byteLength !== expected) throw wrong(only.byteLength); // before anything is written
     await this.exclusive('open', async () => {
       if (this.shard && this.shard.total > 0 && this.shard.total + expected > this.maxShardBytes) await this.endShard();
       const shard = (this.shard ??= await this.openShard());
-      const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
       this.names.add(name);
       shard.total += expected;
-      if (expected % 8 === 0) await append(shard, name, dtype, shape, bytes);
-      else shard.heldBack.push({ name, dtype, shape: [...shape], data: bytes.slice() });
+      const begin = shard.end;
+      const heldBack = expected % 8 === 0 ? undefined : new Uint8Array(expected);
+      let done = 0;
+      for await (const piece of pieces) {
+        const bytes = new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength);
+        if (done + bytes.length > expected) throw wrong(done + bytes.length);
+        if (heldBack) heldBack.set(bytes, done);
+        else await writeFully(shard.handle, shard.file, bytes, RESERVED_BYTES + begin + done);
+        done += bytes.length;
+      }
+      if (done !== expected) throw wrong(done);
+      if (heldBack) {
+        shard.heldBack.push({ name, dtype, shape: [...shape], data: heldBack });
+        return;
+      }
+      shard.tensors.push({ name, dtype, shape: [...shape], begin, end: begin + expected });
+      shard.end += expected;
     });
   }
 

@@ -86,7 +86,7 @@ async function run(
       : solveUncalibrated(solveRun));
     return record.timed('write', async () => {
       const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
-      await writeDense(dense, (tensor, data) => output.addDense(tensor, data), { checkpoint, model, signal, onProgress: onBytes });
+      await writeDense(dense, (tensor, pieces) => output.addDense(tensor, pieces), { checkpoint, model, signal, onProgress: onBytes });
       return output.finish();
     });
   };
@@ -131,7 +131,7 @@ function load({ options, checkpoint, plan }: Prepared, signal: AbortSignal, prog
   const { files, tensors } = checkpoint;
   const onProgress = (done: number, total: number): void => progress.load(total > 0 ? done / total : 1);
   return runJob({ signal, onProgress }, (control) =>
-    native().loadModel({ files, tensors, plan, precision: 'exact', threads: options.threads }, control),
+    native().loadModel({ files, tensors, plan, precision: 'exact', threads: options.threads, lazy: true }, control),
   );
 }
 

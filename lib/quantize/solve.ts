@@ -39,6 +39,12 @@ export interface SolveRun {
 /** Columns per lazy update; 128 is the paper's and no result depends on it beyond rounding. */
 const blockSize = 128;
 
+/**
+ * What the states of a calibration may take. Up to it nothing runs twice; above it, the products before the widest stop of each block (gate and up
+ * before down) do, at a fifth of the time of a run. 1 GiB is 128 x 512 tokens of a model 1,024 wide, or 2,048 without that stop.
+ */
+const stateBytes = 2 ** 30;
+
 /** One pause of a calibration: the linears that share an input, in the order the engine visits them. */
 export interface Stop {
   readonly block: number;
@@ -87,7 +93,7 @@ export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples
   const { model, plan, targets, record, progress, signal } = run;
   const { tokens, offsets } = samples;
   const calibration = await record.timed('calibrate', () =>
-    runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets, ...arithmetic }, control)),
+    runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets, ...arithmetic, stateBytes, firstBlock: 0 }, control)),
   );
   try {
     const stops = stopsOf(plan);

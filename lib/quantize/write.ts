@@ -11,8 +11,8 @@ import type { Plan } from '../graph/plan';
 import { native, runJob, throwIfAborted, type ModelHandle } from '../native';
 import type { Target } from './layout';
 
-/** Bytes read at a time; large enough for a disk's full speed, small enough to stop soon after an abort. */
-const pieceBytes = 64 * 2 ** 20;
+/** Bytes held at a time; large enough for a disk's full speed, small enough beside the memory of a solve and to stop soon after an abort. */
+const pieceBytes = 16 * 2 ** 20;
 
 /** A tensor that is not quantised. */
 export interface DenseTensor {
@@ -65,41 +65,50 @@ export interface DenseRun {
   readonly onProgress: (done: number, total: number) => void;
 }
 
-/** Reads tensors one after the other and hands each to `add` before the next. @throws {LowbitError} IO, CANCELLED, what `add` throws */
+/** The bytes of a tensor in order, in pieces of whole rows or whole elements. */
+export type Pieces = AsyncIterable<ArrayBufferView>;
+
+/** Reads tensors one after the other and hands each to `add` before the next; `add` takes all pieces. @throws {LowbitError} IO, CANCELLED, what `add` throws */
 export async function writeDense(
   tensors: readonly DenseTensor[],
-  add: (tensor: DenseTensor, data: ArrayBufferView) => Promise<void>,
+  add: (tensor: DenseTensor, pieces: Pieces) => Promise<void>,
   run: DenseRun,
 ): Promise<void> {
   const total = tensors.reduce((sum, { bytes }) => sum + bytes, 0);
   let done = 0;
   for (const tensor of tensors) {
-    const data = await readTensor(tensor, run, (bytes) => run.onProgress(done + bytes, total));
-    await add(tensor, data);
+    await add(tensor, readTensor(tensor, run, (bytes) => run.onProgress(done + bytes, total)));
     done += tensor.bytes;
   }
   run.onProgress(total, total);
 }
 
-async function readTensor(
+/** The bytes of a tensor in pieces: an embedding can be larger than everything else in memory. */
+async function* readTensor(
   tensor: DenseTensor,
   { checkpoint, model, signal }: DenseRun,
   onProgress: (bytes: number) => void,
-): Promise<ArrayBufferView> {
+): AsyncGenerator<ArrayBufferView> {
   const { from, bytes } = tensor;
   throwIfAborted(signal);
-  if (from.kind === 'vector') return hfVector(checkpoint, tensor.name, native().exportVector(model, from.vector));
-  if (from.kind === 'weight') return runJob({ signal }, (control) => native().exportWeight(model, from.weight, control));
-  const data = new Uint8Array(bytes);
-  const file = checkpoint.files[from.entry.file] as string;
-  await withFile(file, async (handle) => {
+  if (from.kind === 'vector') {
+    yield hfVector(checkpoint, tensor.name, native().exportVector(model, from.vector));
+  } else if (from.kind === 'weight') {
+    const [n, k] = tensor.shape as readonly [number, number];
+    const rows = Math.max(1, Math.floor(pieceBytes / (2 * k)));
+    for (let begin = 0; begin < n; begin += rows) {
+      const end = Math.min(n, begin + rows);
+      yield await runJob({ signal }, (control) => native().exportWeight(model, from.weight, { begin, end }, control));
+      onProgress(2 * k * end);
+    }
+  } else {
+    const file = checkpoint.files[from.entry.file] as string;
     for (let at = 0; at < bytes; at += pieceBytes) {
       throwIfAborted(signal);
-      data.set(await readExactly(handle, file, from.entry.offset + at, Math.min(pieceBytes, bytes - at)), at);
+      yield await withFile(file, (handle) => readExactly(handle, file, from.entry.offset + at, Math.min(pieceBytes, bytes - at)));
       onProgress(Math.min(bytes, at + pieceBytes));
     }
-  });
-  return data;
+  }
 }
 
 /** GGUF files of the Gemma family hold 1 + w of every norm, Hugging Face files w. */

@@ -55,22 +55,26 @@ uint64_t Symbol(const Columns& columns, const View& v) {
   return value;
 }
 
-// Returns the floats kept per row and the number of areas that did not have to be written again.
 struct Outcome {
-  int columns, stops, unchanged;
+  int columns = 0;    // floats kept per row
+  int stops = 0;      // at linear ops
+  int unchanged = 0;  // areas that did not have to be written again
+  int unsaved = 0;    // stops without a state
 };
 
-Outcome CheckSchedule(const Plan& plan) {
-  Outcome outcome = {};
-  const std::vector<StopPoint> stops = PlanStops(plan, &outcome.columns);
+Outcome CheckSchedule(const Plan& plan, int max_columns = INT32_MAX) {
+  Outcome outcome;
+  const std::vector<StopPoint> stops = PlanStops(plan, max_columns, &outcome.columns);
   Columns straight = Stale(plan);
   int done = plan.prologue.begin;
   std::vector<uint64_t> state(size_t(outcome.columns), 0);
   const StopPoint* last = nullptr;
   for (const StopPoint& stop : stops) {
-    RunOps(plan, done, stop.linear, &straight);
-    done = stop.linear;
-    EXPECT(stop.resume <= stop.linear && plan.ops[size_t(stop.linear)].kind == OpKind::kLinear);
+    const int here = stop.end() ? stop.resume : stop.linear;
+    RunOps(plan, done, here, &straight);
+    done = here;
+    EXPECT(stop.end() ? stop.resume == plan.blocks[size_t(stop.block)].end
+                      : stop.resume <= stop.linear && plan.ops[size_t(stop.linear)].kind == OpKind::kLinear);
 
     Columns columns = Stale(plan);  // another sample came between
     const auto each = [&](const StopPoint& s, auto fn) {
@@ -83,12 +87,13 @@ Outcome CheckSchedule(const Plan& plan) {
     each(stop, [](const KeptView& k, uint64_t* kept, const uint64_t* column) {
       if (k.fresh) *kept = *column;
     });
-    RunOps(plan, stop.resume, stop.linear, &columns);
-    const View& in = plan.ops[size_t(stop.linear)].in;
+    RunOps(plan, stop.resume, here, &columns);
+    const View in = stop.end() ? View{plan.residual, 0, plan.hidden_size} : plan.ops[size_t(stop.linear)].in;
     EXPECT(Symbol(columns, in) == Symbol(straight, in));
     for (const KeptView& k : stop.kept) outcome.unchanged += !k.fresh;
-    ++outcome.stops;
-    last = &stop;
+    outcome.stops += !stop.end();
+    outcome.unsaved += !stop.saved;
+    if (stop.saved) last = &stop;
   }
   return outcome;
 }
@@ -155,11 +160,23 @@ LOWBIT_TEST(CalibrationStopsKeepWhatLaterOpsRead) {
   const Outcome llama = CheckSchedule(Decoder(3, false));
   EXPECT(llama.stops == 12);
   EXPECT(llama.columns == kHidden + kFeed);  // in front of the down projection; norms are run again, not kept
-  EXPECT(llama.unchanged == 6);              // the residual, behind attention and behind the activation
+  EXPECT(llama.unchanged == 3 * 2 + 2);      // the residual, behind attention and the activation, and from block to block
   const Outcome gemma = CheckSchedule(Decoder(3, true));
   EXPECT(gemma.stops == 12);
   EXPECT(gemma.columns == kHidden + kFeed);
-  EXPECT(gemma.unchanged == 6);
+  EXPECT(gemma.unchanged == 3 * 2 + 2);
+}
+
+LOWBIT_TEST(CalibrationStopsWithoutRoomForWideStates) {
+  for (const bool norms_behind : {false, true}) {
+    // Room for everything but the state in front of the down projection: gate and up run twice.
+    const Outcome most = CheckSchedule(Decoder(3, norms_behind), kHidden + kHeads);
+    EXPECT(most.columns == kHidden + kHeads && most.unsaved == 3);
+    // For the residual alone: a block runs from its beginning to the input of attention's output, and from there to that of down.
+    const Outcome least = CheckSchedule(Decoder(3, norms_behind), 0);
+    EXPECT(least.columns == kHidden && least.stops == 12);
+    EXPECT(least.unsaved == 9);
+  }
 }
 
 LOWBIT_TEST(CalibrationStopsOfBlocksWithoutLinearOps) {
@@ -173,5 +190,5 @@ LOWBIT_TEST(CalibrationStopsOfBlocksWithoutLinearOps) {
   plan.blocks.clear();
   plan.epilogue = plan.prologue = {0, 0};
   int columns;
-  EXPECT(PlanStops(plan, &columns).empty() && columns == 1);
+  EXPECT(PlanStops(plan, 100, &columns).empty() && columns == 1);
 }

@@ -12,7 +12,8 @@ import { denseTensors, writeDense } from '../../lib/quantize/write';
 import { floats, readTensors, type RawTensor } from './reference';
 
 jest.mock('node-gyp-build', () => () => ({
-  exportWeight: async (_model: unknown, weight: number) => new Uint16Array(512 * 128).fill(weight + 1),
+  exportWeight: async (_model: unknown, weight: number, { begin, end }: { begin: number; end: number }) =>
+    new Uint16Array((end - begin) * 128).fill(weight + 1),
   exportVector: (_model: unknown, vector: number) => new Float32Array(128).fill(vector + 1.25),
 }));
 
@@ -53,7 +54,7 @@ test('a GGUF source gets Hugging Face names, types and norms', async () => {
   const writer = new SafetensorsWriter(directory);
   const done: number[] = [];
   const onProgress = (bytes: number, total: number): number => done.push(bytes / total);
-  const add: Parameters<typeof writeDense>[1] = ({ name, dtype, shape }, data) => writer.add(name, dtype, shape, data);
+  const add: Parameters<typeof writeDense>[1] = ({ name, dtype, shape }, pieces) => writer.addPieces(name, dtype, shape, pieces);
   await writeDense(tensors, add, { checkpoint: gguf, model: {} as ModelHandle, signal: undefined, onProgress });
   await writer.finish();
   expect(done.at(-1)).toBe(1);

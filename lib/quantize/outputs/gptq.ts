@@ -50,7 +50,7 @@ function openGptq(name: CheckpointFormat, directory: string, source: OutputSourc
     async addSolved(target, tensors) {
       for (const { part, dtype, shape, data } of tensors) await writer.add(`${target.name}.${part}`, dtype, shape, data);
     },
-    addDense: (tensor, data) => writer.add(tensor.name, tensor.dtype, tensor.shape, data),
+    addDense: (tensor, pieces) => writer.addPieces(tensor.name, tensor.dtype, tensor.shape, pieces),
     async finish() {
       const files = await writer.finish();
       await writeSideFiles(directory, checkpoint, sideFiles, quantizationConfig(options, name, version));

@@ -11,7 +11,7 @@ import type { SolveOptions, SolveResult } from '../../native';
 import type { Target } from '../layout';
 import type { ResolvedOptions } from '../options';
 import type { SideFile } from '../sidefiles';
-import type { DenseTensor } from '../write';
+import type { DenseTensor, Pieces } from '../write';
 
 /** One tensor of a solved linear as the output stores it. */
 export interface PartTensor {
@@ -38,8 +38,8 @@ export interface OutputSource {
 export interface Output {
   /** The tensors of one linear, in the order of the plan. */
   addSolved(target: Target, tensors: readonly PartTensor[]): Promise<void>;
-  /** Every tensor of OutputFormat.dense, in that order, behind all solved linears. */
-  addDense(tensor: DenseTensor, data: ArrayBufferView): Promise<void>;
+  /** Every tensor of OutputFormat.dense, in that order, behind all solved linears; in pieces, because an embedding may be larger than memory. */
+  addDense(tensor: DenseTensor, pieces: Pieces): Promise<void>;
   /** Completes all files. Returns the bytes of those that hold weights. */
   finish(): Promise<number>;
   /** Closes what is open after a failure. Nothing after finish(). */
