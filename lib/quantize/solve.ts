@@ -93,7 +93,9 @@ export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples
   const { model, plan, targets, record, progress, signal } = run;
   const { tokens, offsets } = samples;
   const calibration = await record.timed('calibrate', () =>
-    runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets, ...arithmetic, stateBytes, firstBlock: 0 }, control)),
+    runJob({ signal }, (control) =>
+      native().createCalibration(model, { tokens, offsets, ...arithmetic, stateBytes, firstBlock: 0 }, control),
+    ),
   );
   try {
     const stops = stopsOf(plan);

@@ -77,7 +77,10 @@ export async function writeDense(
   const total = tensors.reduce((sum, { bytes }) => sum + bytes, 0);
   let done = 0;
   for (const tensor of tensors) {
-    await add(tensor, readTensor(tensor, run, (bytes) => run.onProgress(done + bytes, total)));
+    await add(
+      tensor,
+      readTensor(tensor, run, (bytes) => run.onProgress(done + bytes, total)),
+    );
     done += tensor.bytes;
   }
   run.onProgress(total, total);

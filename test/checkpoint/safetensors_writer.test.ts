@@ -167,3 +167,29 @@ test('abort removes what was written', async () => {
   await writer.abort();
   expect(fs.readdirSync(directory)).toEqual([]);
 });
+
+test('a tensor comes in pieces, of even and of odd size; too few or too many bytes are an error', async () => {
+  const directory = newDirectory();
+  const writer = new SafetensorsWriter(directory);
+  const even = Buffer.from(Array.from({ length: 64 }, (_, i) => i));
+  const odd = even.subarray(0, 51);
+  const inPieces = async function* (bytes: Buffer) {
+    const piece = Buffer.alloc(7); // reused, as a reader's buffer may be
+    for (let at = 0; at < bytes.length; at += 7) yield piece.subarray(0, bytes.copy(piece, 0, at));
+  };
+  await writer.addPieces('even', 'U8', [64], inPieces(even));
+  await writer.addPieces('odd', 'U8', [51], inPieces(odd));
+  await writer.add('last', 'U8', [8], even.subarray(0, 8));
+  await writer.finish();
+  const read = await contents(path.join(directory, 'model.safetensors'));
+  expect([...read].map(([name, { bytes }]) => [name, [...bytes]])).toEqual([
+    ['even', [...even]],
+    ['last', [...even.subarray(0, 8)]],
+    ['odd', [...odd]],
+  ]);
+  for (const size of [63, 65]) {
+    const failing = new SafetensorsWriter(newDirectory());
+    const error = await errorOf(() => failing.addPieces('x', 'U8', [size], inPieces(even)));
+    expect(error.message).toContain(`Expected ${size} bytes (U8 [${size}]) for data of "x" but received 64`);
+  }
+});

@@ -117,7 +117,9 @@ describe('what a calibration refuses', () => {
       await withCalibration(model, { precision: 'exact', firstBlock: 1 }, async (calibration) => {
         const set = (sample: number, size: number) => () =>
           native().setCalibrationState(calibration, { sample, values: new Float32Array(size) }, {});
-        expect((await failure(() => native().calibrationAdvance(calibration, { hessian: true }, {}))).message).toContain('waits for the states');
+        expect((await failure(() => native().calibrationAdvance(calibration, { hessian: true }, {}))).message).toContain(
+          'waits for the states',
+        );
         expect((await failure(set(0, 5))).message).toContain(`has 5 values; expected ${length * 128}`);
         expect((await failure(set(samples, length * 128))).message).toContain(`no state of sample ${samples}`);
         await set(0, length * 128)();
