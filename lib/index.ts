@@ -48,4 +48,5 @@ export {
 } from './model';
 export { quantize } from './quantize';
 export type * from './quantize';
+export { renderReport, type RenderedReport } from './report';
 export type { Tokenizer } from './tokenizer';

@@ -40,14 +40,15 @@ const cppPackages = { 'napi.h': ['binding'], 'node_api.h': ['binding'], 'uv.h': 
 
 const user = ['models', 'tokenizer', 'checkpoint', 'hub', 'native', 'errors', 'options', 'model'];
 const libRooms = {
-  cli: { uses: ['index', 'errors', 'options'] },
+  cli: { uses: ['index', 'errors', 'options', 'units'] },
   index: {
-    uses: ['model', 'quantize', 'generate', 'chat', 'evaluate', 'checkpoint', 'hub', 'errors', 'native'],
+    uses: ['model', 'quantize', 'generate', 'chat', 'evaluate', 'checkpoint', 'hub', 'report', 'errors', 'native'],
     types: ['graph', 'models', 'tokenizer'],
   },
   esm: { uses: ['index'] },
   model: { uses: ['models', 'tokenizer', 'checkpoint', 'hub', 'native', 'generate', 'errors', 'options'], types: ['graph'] },
-  quantize: { uses: user, types: ['graph'] },
+  quantize: { uses: [...user, 'report'], types: ['graph'] },
+  report: { uses: ['errors', 'units'] },
   evaluate: { uses: [...user, 'generate'] },
   generate: { uses: user.filter((room) => room !== 'model') },
   chat: { uses: ['generate', 'tokenizer', 'errors', 'options'], types: ['model'] },
@@ -58,6 +59,7 @@ const libRooms = {
   hub: { uses: ['checkpoint', 'errors', 'options'] },
   native: { uses: ['errors'], types: ['graph', 'checkpoint'] },
   options: { uses: ['errors'] },
+  units: { uses: [] },
   errors: { uses: [] },
 };
 const libPackages = {

@@ -9,6 +9,7 @@ import { compareCommand } from './commands/compare';
 import { perplexityCommand } from './commands/perplexity';
 import { pullCommand } from './commands/pull';
 import { quantizeCommand } from './commands/quantize';
+import { reportCommand } from './commands/report';
 import type { Io } from './io';
 import { examples } from './runtime';
 import { packageVersion } from './version';
@@ -45,6 +46,7 @@ export function createProgram(hooks: ProgramHooks): Command {
     command.option('--json', 'print one JSON object on stdout; progress stays on stderr');
   };
   add('quantize', quantizeCommand);
+  add('report', reportCommand);
   add('perplexity', perplexityCommand);
   add('compare', compareCommand);
   add('generate', generateCommand);

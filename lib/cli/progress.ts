@@ -3,6 +3,7 @@
  * something is printed is decided here, what it says by the commands.
  */
 import { SingleBar } from 'cli-progress';
+import { formatDuration } from '../units';
 
 /** Progress of one piece of work on stderr. */
 export interface Progress {
@@ -84,13 +85,6 @@ function fitted(text: string, room: number): string {
   if (room < 12) return '';
   const end = Math.min(text.length - text.lastIndexOf(',') - 1, Math.floor(room / 2));
   return `${text.slice(0, room - end - 1)}…${text.slice(text.length - end)}`;
-}
-
-/** 42 s, 12 min, 2 h 05 min. */
-export function formatDuration(seconds: number): string {
-  if (seconds < 59.5) return `${Math.round(seconds)} s`;
-  const minutes = Math.round(seconds / 60);
-  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`;
 }
 
 const clamp = (fraction: number): number => Math.min(1, Math.max(0, fraction));

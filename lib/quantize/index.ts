@@ -3,7 +3,6 @@
  * Holds no numerics: the engine computes, lib/checkpoint writes files.
  */
 import { readFileSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { withAtomicDirectory } from '../checkpoint';
 import { LowbitError } from '../errors';
@@ -12,7 +11,7 @@ import type { QuantizeOptions } from './options';
 import type { Output } from './outputs';
 import { prepare, type Prepared } from './preflight';
 import { ProgressTracker } from './progress';
-import { RunRecord, modelName, reportText, type QuantizeReport } from './report';
+import { RunRecord, modelName, writeReport, type QuantizeReport } from './report';
 import { solveCalibrated, solveUncalibrated, totalWork, type SolveRun } from './solve';
 import { writeDense } from './write';
 
@@ -24,10 +23,11 @@ export type {
   QuantizeMethod,
   QuantizeOptions,
   QuantizeProgress,
+  ReportFiles,
 } from './options';
 export type { DynamicOverrides, DynamicRules } from './dynamic';
 export type { SolveSettings } from './settings';
-export type { LinearReport, QuantizeReport } from './report';
+export type { LinearReport, QuantizeReport, SizePoint } from './report';
 
 /**
  * Quantises the decoder linears of a model and writes a Hugging Face GPTQ checkpoint, the layout that GPTQModel, transformers and vLLM read.
@@ -115,7 +115,7 @@ async function run(
         bytesBefore: prepared.bytesBefore,
         bytesAfter,
       });
-      await writeFile(path.join(directory, 'lowbit_report.json'), reportText(report));
+      await writeReport(directory, report, options.report);
       return report;
     } catch (reason) {
       await output?.abort();

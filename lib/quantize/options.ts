@@ -16,6 +16,8 @@ export type QuantizeMethod = 'gptq' | 'rtn';
 
 export type QuantizeFormat = 'gptq' | 'gptq_v2';
 
+export type ReportFiles = 'full' | 'json' | 'none';
+
 /** One message of a conversation, for calibration with chats. */
 export interface CalibrationMessage {
   readonly role: string;
@@ -99,6 +101,11 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly overwrite?: boolean;
   /** Largest size of one .safetensors file in bytes, 65,536 or more. Default 4 GiB. A larger tensor has a file of its own. */
   readonly maxShardBytes?: number;
+  /**
+   * Report files beside the weights: 'full', lowbit_report.json, .csv and .html; 'json', the first alone; 'none'. The report that is returned is the
+   * same in any case. Default 'full'.
+   */
+  readonly report?: ReportFiles;
   /** Called on every step and while long steps run. */
   readonly onProgress?: (event: QuantizeProgress) => void;
   /** Ends the run: the promise rejects with CANCELLED and nothing is left behind. */
@@ -123,6 +130,7 @@ export interface ResolvedOptions {
   readonly threads: number; // 0 = all usable physical cores
   readonly overwrite: boolean;
   readonly maxShardBytes: number;
+  readonly report: ReportFiles;
   readonly onProgress: ((event: QuantizeProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
 }
@@ -161,6 +169,7 @@ const spec = {
   threads: integer(1, 256),
   overwrite: boolean,
   maxShardBytes: integer(65_536, 2 ** 50),
+  report: oneOf('full', 'json', 'none'),
   onProgress: callback<(event: QuantizeProgress) => void>(),
   signal: abortSignal,
 };
@@ -218,6 +227,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     threads: checked.threads ?? 0,
     overwrite: checked.overwrite ?? false,
     maxShardBytes: checked.maxShardBytes ?? 4 * 2 ** 30,
+    report: checked.report ?? 'full',
     onProgress: checked.onProgress,
     signal: checked.signal,
   };

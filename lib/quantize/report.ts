@@ -1,14 +1,16 @@
 /**
- * lib/quantize: what a run did, returned to the caller and stored as lowbit_report.json beside the weights.
+ * lib/quantize: what a run did, returned to the caller and stored beside the weights as lowbit_report.json, .csv and .html.
  * On disk keys are snake_case and paths are left out, because checkpoints get published. docs/formats.md describes the file.
  */
+import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { isHubName } from '../hub';
 import type { SolveResult } from '../native';
+import { renderReport, reportFiles } from '../report';
 import { snakeCase } from './dynamic';
 import type { CalibrationSamples } from './calibration';
 import type { Target } from './layout';
-import type { ResolvedOptions } from './options';
+import type { ReportFiles, ResolvedOptions } from './options';
 import type { OutputFormat } from './outputs';
 import type { SolveSettings } from './settings';
 
@@ -30,8 +32,24 @@ export interface LinearReport {
   readonly seconds: number;
   /** Bits per weight with scales, zero points and column order. */
   readonly bitsPerWeight: number;
+  /** The method that made it, where linears differ; otherwise that of the options. */
+  readonly method?: string;
+  /** Why it has these settings, in words, when they were chosen for it. */
+  readonly reason?: string;
   /** What was done in place of what was asked, in words; normally empty. */
   readonly fallbacks: readonly string[];
+}
+
+/** A compression that was measured on the way to the one that was written. */
+export interface SizePoint {
+  /** Of all weight files. */
+  readonly bytes: number;
+  /** Mean Kullback-Leibler divergence of the predictions from those of the uncompressed model, in nats per token. */
+  readonly klDivergence: number;
+  /** What it is, in few words: "4 bit, groups of 64". */
+  readonly label: string;
+  /** The one that was written. */
+  readonly chosen: boolean;
 }
 
 export interface QuantizeReport {
@@ -91,6 +109,8 @@ export interface QuantizeReport {
   readonly fallbacks: readonly string[];
   /** What a reader of the result should know: short groups, a source that was already quantised, less calibration data than wanted. */
   readonly warnings: readonly string[];
+  /** Sizes against divergence, when compressions were measured; the page draws them. */
+  readonly curve?: readonly SizePoint[];
 }
 
 /** Mutable record of a run; finish() makes the report. */
@@ -217,10 +237,16 @@ function usedOptions(options: ResolvedOptions): Record<string, unknown> {
   return Object.fromEntries(Object.entries(shared).filter(([name]) => !gptqSettings.includes(name as keyof SolveSettings)));
 }
 
-/** lowbit_report.json */
-export function reportText(report: QuantizeReport): string {
+/** Writes the report files into `directory`; lib/report makes table and page. */
+export async function writeReport(directory: string, report: QuantizeReport, files: ReportFiles): Promise<void> {
+  if (files === 'none') return;
   const { output: _output, ...stored } = report;
-  return `${JSON.stringify(toSnakeCase(stored), null, 2)}\n`;
+  const write = (name: string, text: string): Promise<void> => writeFile(path.join(directory, name), text);
+  await write(reportFiles.json, `${JSON.stringify(toSnakeCase(stored), null, 2)}\n`);
+  if (files === 'json') return;
+  const { csv, html } = renderReport(stored);
+  await write(reportFiles.csv, csv);
+  await write(reportFiles.html, html);
 }
 
 /** The last part of a path, without a trailing separator; a name on a hub as it is. */

@@ -3,7 +3,19 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import * as lowbit from '../../lib';
 
-const names = ['ChatSession', 'Context', 'LowbitError', 'Model', 'engineInfo', 'evaluate', 'inspect', 'loadModel', 'pull', 'quantize'];
+const names = [
+  'ChatSession',
+  'Context',
+  'LowbitError',
+  'Model',
+  'engineInfo',
+  'evaluate',
+  'inspect',
+  'loadModel',
+  'pull',
+  'quantize',
+  'renderReport',
+];
 
 test('index.ts exports exactly the public names', () => {
   expect(Object.keys(lowbit).sort()).toEqual(names);

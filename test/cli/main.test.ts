@@ -1,6 +1,6 @@
 /** The `lowbit` command as a user runs it: dist/cli/main.js in a process of its own. Needs `npm run build:ts`. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { removeVariants, storyModel, storyText, storyVariant } from '../generate/fixture';
@@ -63,7 +63,7 @@ const modelKeys = [
 ];
 
 describe('help', () => {
-  test.each([['quantize'], ['perplexity'], ['generate'], ['chat'], ['inspect'], ['pull'], ['bench'], ['doctor']])(
+  test.each([['quantize'], ['report'], ['perplexity'], ['generate'], ['chat'], ['inspect'], ['pull'], ['bench'], ['doctor']])(
     '%s has a description, --json and examples',
     async (command) => {
       const { code, out, error } = await lowbit(command, '--help');
@@ -142,6 +142,9 @@ describe('errors', () => {
     [['quantize', storyModel, '-o', path.join(directory, 'x'), '--dynamic', '[]'], 'Expected a JSON object.'],
     [['chat', storyModel, '-p', 'a'], 'This model has no chat template'],
     [['inspect', path.join(directory, 'none')], 'none'],
+    [['report', storyModel], 'lowbit_report.json: there is no such file'],
+    [['report', path.join(storyModel, 'text.txt')], 'is not JSON'],
+    [['report', path.join(storyModel, 'config.json')], 'config.json is not a report of lowbit: model should be an object'],
   ])('%j', async (args, message) => {
     const plain = await lowbit(...args);
     expect(plain.code).toBe(1);
@@ -263,6 +266,14 @@ describe('commands', () => {
     const ratio = (after.value['perplexity'] as number) / (before.value['perplexity'] as number);
     expect(ratio).toBeGreaterThan(0.95);
     expect(ratio).toBeLessThan(1.15);
+
+    const beside = readFileSync(path.join(packed, 'lowbit_report.html'), 'utf8');
+    const page = path.join(directory, 'page.html');
+    expect((await json('report', packed, '--html', page)).value).toMatchObject({ html: page, csv: null });
+    expect(readFileSync(page, 'utf8')).toBe(beside);
+    rmSync(path.join(packed, 'lowbit_report.html'));
+    expect((await lowbit('report', path.join(packed, 'lowbit_report.json'))).out).toContain(path.join(packed, 'lowbit_report.csv'));
+    expect(readFileSync(path.join(packed, 'lowbit_report.html'), 'utf8')).toBe(beside);
 
     const again = await lowbit('quantize', storyModel, '--output', packed, '--method', 'rtn');
     expect(again.code).toBe(1);

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { median } from '../../lib/cli/commands/bench';
-import { formatBytes } from '../../lib/cli/commands/inspect';
+import { formatBytes } from '../../lib/units';
 import { camelCaseRules, collect, defined, parseJsonObject, parseNumber, readText, toSnakeCase } from '../../lib/cli/parse';
 import { createIo } from '../../lib/cli/io';
 import { failure } from '../generate/fixture';

@@ -1,6 +1,7 @@
 // lib/cli progress: one line that stays one in a terminal, few lines elsewhere; what they say about a compression.
 import { progressDetail } from '../../lib/cli/commands/quantize';
-import { createProgress, formatDuration } from '../../lib/cli/progress';
+import { createProgress } from '../../lib/cli/progress';
+import { formatDuration } from '../../lib/units';
 
 /** A stream that remembers, and a clock that stands still until it is set. */
 function recorder(terminal?: { readonly columns: number }) {

@@ -43,6 +43,7 @@ test('defaults are those that are documented', () => {
     threads: 0,
     overwrite: false,
     maxShardBytes: 4 * 2 ** 30,
+    report: 'full',
   });
   expect(problems).toEqual([]);
 });
@@ -98,6 +99,7 @@ const expected: Record<string, string> = {
   threads: 'integer between 1 and 256',
   overwrite: 'boolean',
   maxShardBytes: 'integer between 65536 and 1125899906842624',
+  report: 'one of "full", "json", "none"',
   onProgress: 'function',
   signal: 'AbortSignal',
   calibration: 'a text, { file }, or an array of texts, token ids or conversations',

@@ -4,6 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { LowbitError } from '../../lib/errors';
 import { quantize, type QuantizeOptions, type QuantizeProgress } from '../../lib/quantize';
+import { renderReport } from '../../lib/report';
 import { FakeEngine, engineError } from './fake_engine';
 import { dequantize, floats, readTensors, type RawTensor } from './reference';
 
@@ -151,6 +152,8 @@ test('the small files are carried over byte for byte, links followed, others lef
       'chat_template.jinja',
       'config.json',
       'generation_config.json',
+      'lowbit_report.csv',
+      'lowbit_report.html',
       'lowbit_report.json',
       'merges.txt',
       'model.safetensors',
@@ -256,6 +259,21 @@ test('the report says what was done', async () => {
     totals: { bits_per_weight: report.totals.bitsPerWeight },
     linears: report.linears.map(({ name, groupSize }) => ({ name, group_size: groupSize })),
   });
+});
+
+test('report files: all, the first alone, or none', async () => {
+  const files = async (): Promise<string[]> => (await readdir(output)).filter((name) => name.startsWith('lowbit_report')).sort();
+  const report = await run({ method: 'rtn' });
+  expect(await files()).toEqual(['lowbit_report.csv', 'lowbit_report.html', 'lowbit_report.json']);
+  // The page is that of the file and of what was returned, and says no more of this machine's folders than the file.
+  const page = await readFile(path.join(output, 'lowbit_report.html'), 'utf8');
+  expect(page).toBe(renderReport(await json('lowbit_report.json')).html);
+  expect(page).toBe(renderReport(report).html);
+  expect(page).not.toContain(directory);
+  await run({ method: 'rtn', report: 'json', overwrite: true });
+  expect(await files()).toEqual(['lowbit_report.json']);
+  await run({ method: 'rtn', report: 'none', overwrite: true });
+  expect(await files()).toEqual([]);
 });
 
 test('progress never falls, names blocks and ends at one', async () => {

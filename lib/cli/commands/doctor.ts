@@ -8,7 +8,7 @@ import { toSnakeCase } from '../parse';
 import { examples } from '../runtime';
 import { type SelfTest, selfTest } from '../self_test';
 import { packageVersion } from '../version';
-import { formatBytes } from './inspect';
+import { formatBytes } from '../../units';
 
 export function doctorCommand(command: Command, io: () => Io): void {
   command

@@ -2,6 +2,7 @@
 import Table from 'cli-table3';
 import type { Command } from 'commander';
 import { type InspectResult, inspect } from '../../index';
+import { formatBytes } from '../../units';
 import type { Io } from '../io';
 import { toSnakeCase } from '../parse';
 import { addHubOptions, examples, hubOptions, type HubFlags } from '../runtime';
@@ -51,16 +52,4 @@ function tables(model: InspectResult): string {
     types.push([dtype, tensors, elements.toLocaleString('en'), bytes.toLocaleString('en')]);
   }
   return `${facts.toString()}\n${types.toString()}`;
-}
-
-/** 1.71 MB: decimal units, as file managers and model hubs count. */
-export function formatBytes(bytes: number): string {
-  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1000 && unit < units.length - 1) {
-    value /= 1000;
-    unit++;
-  }
-  return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
 }

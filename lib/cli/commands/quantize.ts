@@ -4,7 +4,7 @@ import { type QuantizeOptions, type QuantizeProgress, quantize } from '../../ind
 import { type Io, peakRssBytes } from '../io';
 import { camelCaseRules, defined, parseJsonObject, parseNumber, toSnakeCase } from '../parse';
 import { addHubOptions, examples, hubOptions, type HubFlags } from '../runtime';
-import { formatBytes } from './inspect';
+import { formatBytes } from '../../units';
 
 interface Flags extends HubFlags {
   readonly output: string;
@@ -31,6 +31,7 @@ interface Flags extends HubFlags {
   readonly dynamic?: Record<string, unknown>;
   readonly threads?: number;
   readonly overwrite?: boolean;
+  readonly report?: 'full' | 'json' | 'none';
   readonly json?: boolean;
 }
 
@@ -74,6 +75,13 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .option('--dynamic <json>', 'settings for single linears by regular expression, as GPTQModel writes them', parseJsonObject)
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
     .option('--overwrite', 'replace an existing output directory')
+    .addOption(
+      new Option('--report <files>', 'report beside the weights: full (JSON, CSV, HTML; default), json or none').choices([
+        'full',
+        'json',
+        'none',
+      ]),
+    )
     .addHelpText(
       'after',
       examples(
