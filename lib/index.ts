@@ -13,12 +13,19 @@ export type { EngineInfo } from './native';
 export { LowbitError, type LowbitErrorCode } from './errors';
 export {
   evaluate,
+  type ChoiceNormalization,
+  type ChoiceResult,
   type CompareOptions,
   type CompareProgress,
   type CompareResult,
   type LogitsOptions,
+  type MultipleChoiceItem,
+  type MultipleChoiceOptions,
+  type MultipleChoiceProgress,
+  type MultipleChoiceResult,
   type PerplexityOptions,
   type PerplexityProgress,
+  type PerplexityProtocol,
   type PerplexityResult,
 } from './evaluate';
 export {

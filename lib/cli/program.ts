@@ -6,6 +6,7 @@ import { doctorCommand } from './commands/doctor';
 import { generateCommand } from './commands/generate';
 import { inspectCommand } from './commands/inspect';
 import { compareCommand } from './commands/compare';
+import { multipleChoiceCommand } from './commands/multiple_choice';
 import { perplexityCommand } from './commands/perplexity';
 import { pullCommand } from './commands/pull';
 import { quantizeCommand } from './commands/quantize';
@@ -49,6 +50,7 @@ export function createProgram(hooks: ProgramHooks): Command {
   add('report', reportCommand);
   add('perplexity', perplexityCommand);
   add('compare', compareCommand);
+  add('multiple-choice', multipleChoiceCommand);
   add('generate', generateCommand);
   add('chat', (command, io) => chatCommand(command, io, hooks.interrupt));
   add('inspect', inspectCommand);

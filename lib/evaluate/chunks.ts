@@ -3,7 +3,7 @@ import { LowbitError, invalidArgument } from '../errors';
 import type { ModelState } from '../model';
 import { startTokens } from './text_start';
 
-/** What perplexity() and compare() have in common. */
+/** What perplexity() (in this protocol) and compare() have in common. */
 export interface EvaluatedText {
   /** The text, taken byte for byte. Either this or `tokens`. */
   readonly text?: string;
@@ -16,7 +16,7 @@ export interface EvaluatedText {
   readonly signal?: AbortSignal;
 }
 
-interface CheckedText {
+export interface CheckedText {
   readonly text?: string | undefined;
   readonly tokens?: Int32Array | undefined;
   readonly contextSize?: number | undefined;
@@ -48,7 +48,8 @@ export function chunksOf(name: string, state: ModelState, options: CheckedText):
   return { tokens, contextSize, total: Math.min(Math.floor(tokens.length / contextSize), options.chunks ?? Infinity) };
 }
 
-function evaluatedTokens(state: ModelState, { text, tokens }: CheckedText, wanted: number): Int32Array {
+/** The tokens given, or those of the start of the text, at least `wanted` of them if it has so many. */
+export function evaluatedTokens(state: ModelState, { text, tokens }: CheckedText, wanted: number): Int32Array {
   if ((text === undefined) === (tokens === undefined)) {
     throw invalidArgument('text', 'exactly one of the options text and tokens', text === undefined ? undefined : 'both');
   }

@@ -30,13 +30,17 @@ export interface CompareResult {
   readonly klDivergence: number;
   /** Its standard error: standard deviation / sqrt(positions). */
   readonly klStandardError: number;
-  /** Divergence that half, 90 %, 99 % of the positions do not exceed, and the largest. */
+  /** Divergence that half, 90 %, 99 %, 99.9 % of the positions do not exceed, and the largest. */
   readonly klMedian: number;
   readonly kl90: number;
   readonly kl99: number;
+  readonly kl999: number;
   readonly klMaximum: number;
   /** Share of positions where both find the same token likeliest, 0 to 1. */
   readonly topAgreement: number;
+  /** Mean and root mean square of the change of the probability of the token that follows in the text, -1 to 1; llama.cpp's "mean Δp" and "RMS Δp". */
+  readonly deltaPMean: number;
+  readonly deltaPRms: number;
   readonly perplexity: number;
   readonly referencePerplexity: number;
   /** Scored positions. */
@@ -111,6 +115,8 @@ class Sums {
   count = 0;
   private agreeing = 0;
   private sum = 0;
+  private deltas = 0;
+  private deltaSquares = 0;
   private readonly divergences: Float64Array;
 
   constructor(positions: number) {
@@ -127,6 +133,17 @@ class Sums {
     }
   }
 
+  /** Log-probabilities of the same targets, by the reference and by the model. */
+  addTargets(theirs: Float64Array, ours: Float64Array): void {
+    this.losses[0].add(theirs);
+    this.losses[1].add(ours);
+    for (const [i, value] of ours.entries()) {
+      const delta = Math.exp(value) - Math.exp(theirs[i] as number);
+      this.deltas += delta;
+      this.deltaSquares += delta * delta;
+    }
+  }
+
   get mean(): number {
     return this.sum / this.count;
   }
@@ -137,7 +154,18 @@ class Sums {
 
   figures(): Pick<
     CompareResult,
-    'klDivergence' | 'klStandardError' | 'klMedian' | 'kl90' | 'kl99' | 'klMaximum' | 'topAgreement' | 'perplexity' | 'referencePerplexity'
+    | 'klDivergence'
+    | 'klStandardError'
+    | 'klMedian'
+    | 'kl90'
+    | 'kl99'
+    | 'kl999'
+    | 'klMaximum'
+    | 'topAgreement'
+    | 'deltaPMean'
+    | 'deltaPRms'
+    | 'perplexity'
+    | 'referencePerplexity'
   > {
     const sorted = this.divergences.subarray(0, this.count).sort();
     const at = (share: number): number => sorted[Math.min(this.count - 1, Math.floor(share * this.count))] as number;
@@ -148,8 +176,11 @@ class Sums {
       klMedian: at(0.5),
       kl90: at(0.9),
       kl99: at(0.99),
+      kl999: at(0.999),
       klMaximum: at(1),
       topAgreement: this.agreeing / this.count,
+      deltaPMean: this.deltas / this.count,
+      deltaPRms: Math.sqrt(this.deltaSquares / this.count),
       perplexity: this.losses[1].perplexity,
       referencePerplexity: this.losses[0].perplexity,
     };
@@ -207,8 +238,7 @@ class Pair {
       const out = new Float64Array(2 * (end - begin));
       await this.runners[0].step({ sequence: 0, tokens, score: theirs, logits: { from: 0, out: reference } }, signal);
       await this.runners[1].step({ sequence: 0, tokens, score: ours, compare: { from: 0, rows: end - begin, reference, out } }, signal);
-      sums.losses[0].add(theirs.out);
-      sums.losses[1].add(ours.out);
+      sums.addTargets(theirs.out, ours.out);
       sums.add(out);
     }
   }

@@ -19,7 +19,7 @@ const names = [
 
 test('index.ts exports exactly the public names', () => {
   expect(Object.keys(lowbit).sort()).toEqual(names);
-  expect(Object.keys(lowbit.evaluate).sort()).toEqual(['compare', 'logits', 'perplexity']);
+  expect(Object.keys(lowbit.evaluate).sort()).toEqual(['compare', 'logits', 'multipleChoice', 'perplexity']);
 });
 
 test('esm.mts exports the same', () => {

@@ -63,15 +63,23 @@ const modelKeys = [
 ];
 
 describe('help', () => {
-  test.each([['quantize'], ['report'], ['perplexity'], ['generate'], ['chat'], ['inspect'], ['pull'], ['bench'], ['doctor']])(
-    '%s has a description, --json and examples',
-    async (command) => {
-      const { code, out, error } = await lowbit(command, '--help');
-      expect({ code, error }).toEqual({ code: 0, error: '' });
-      expect(out).toContain('--json');
-      expect(out).toContain(`$ lowbit ${command}`);
-    },
-  );
+  test.each([
+    ['quantize'],
+    ['report'],
+    ['perplexity'],
+    ['multiple-choice'],
+    ['generate'],
+    ['chat'],
+    ['inspect'],
+    ['pull'],
+    ['bench'],
+    ['doctor'],
+  ])('%s has a description, --json and examples', async (command) => {
+    const { code, out, error } = await lowbit(command, '--help');
+    expect({ code, error }).toEqual({ code: 0, error: '' });
+    expect(out).toContain('--json');
+    expect(out).toContain(`$ lowbit ${command}`);
+  });
 
   test('lowbit --help, --version and no command at all', async () => {
     const [help, version, nothing] = await Promise.all([lowbit('--help'), lowbit('--version'), lowbit()]);

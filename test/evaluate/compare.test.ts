@@ -36,6 +36,7 @@ test.each([64, 200])('divergence, agreement and both perplexities, %i tokens per
   const chunks = 3;
   const bos = reference.tokenizer.prefixIds.includes(reference.tokenizer.bosId as number) ? reference.tokenizer.bosId : undefined;
   const divergences: number[] = [];
+  const deltas: number[] = [];
   let agreeing = 0;
   for (let c = 0; c < chunks; c++) {
     const chunk = tokens.slice(c * contextSize, (c + 1) * contextSize);
@@ -45,6 +46,8 @@ test.each([64, 200])('divergence, agreement and both perplexities, %i tokens per
       const cut = (all: Float32Array): Float32Array => all.subarray(row * reference.vocabSize, (row + 1) * reference.vocabSize);
       const [p, q] = [logSoftmax(cut(a)), logSoftmax(cut(b))];
       divergences.push(p.reduce((sum, value, i) => sum + Math.exp(value) * (value - (q[i] as number)), 0));
+      const target = tokens[c * contextSize + row + 1] as number;
+      deltas.push(Math.exp(q[target] as number) - Math.exp(p[target] as number));
       agreeing += top(cut(a)) === top(cut(b)) ? 1 : 0;
     }
   }
@@ -58,7 +61,12 @@ test.each([64, 200])('divergence, agreement and both perplexities, %i tokens per
   });
   expect(Math.abs(found.klDivergence - mean) <= 1e-5 + 1e-4 * mean).toBe(true);
   expect(Math.abs(found.klMaximum - Math.max(...divergences)) <= 1e-4 * Math.max(...divergences)).toBe(true);
-  expect(found.klMedian <= found.kl90 && found.kl90 <= found.kl99 && found.kl99 <= found.klMaximum).toBe(true);
+  expect(found.klMedian <= found.kl90 && found.kl90 <= found.kl99 && found.kl99 <= found.kl999 && found.kl999 <= found.klMaximum).toBe(
+    true,
+  );
+  const average = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+  expect(Math.abs(found.deltaPMean - average(deltas)) <= 1e-5).toBe(true);
+  expect(Math.abs(found.deltaPRms - Math.sqrt(average(deltas.map((delta) => delta * delta)))) <= 1e-5).toBe(true);
   expect(found.topAgreement).toBe(agreeing / divergences.length);
   expect(found).toMatchObject({ tokens: divergences.length, chunks, contextSize, addBos: bos !== undefined });
   expect(seen.length).toBe(3 * chunks);
@@ -74,6 +82,8 @@ test('a model does not differ from itself', async () => {
     klStandardError: 0,
     klMaximum: 0,
     topAgreement: 1,
+    deltaPMean: 0,
+    deltaPRms: 0,
   });
 });
 

@@ -184,7 +184,7 @@ describe('perplexity', () => {
     [{ text: 'a', chunks: -1 }, 'Expected integer between 1 and 2147483647 for chunks but received -1 of type number'],
     [
       { text: 'a', context: 64 },
-      'Unknown option "context" for perplexity. Known options: text, tokens, contextSize, chunks, onProgress, signal',
+      'Unknown option "context" for perplexity. Known options: text, tokens, protocol, contextSize, stride, chunks, onProgress, signal',
     ],
   ])('refuses %j', async (options, message) => {
     expect(await failure(() => evaluate.perplexity(model, options as never))).toEqual({ code: 'INVALID_ARGUMENT', message });

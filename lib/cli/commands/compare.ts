@@ -40,8 +40,8 @@ async function run(io: Io, path: string, referencePath: string, flags: Flags): P
         .finally(() => progress.end());
       io.out(
         `KL divergence ${result.klDivergence.toFixed(5)} +/- ${result.klStandardError.toFixed(5)} nats ` +
-          `(median ${result.klMedian.toFixed(5)}, 90 % below ${result.kl90.toFixed(4)}, 99 % below ${result.kl99.toFixed(3)}, at most ${result.klMaximum.toFixed(2)})\n` +
-          `Same likeliest token at ${(100 * result.topAgreement).toFixed(2)} % of ${result.tokens} positions\n` +
+          `(median ${result.klMedian.toFixed(5)}, 90 % below ${result.kl90.toFixed(4)}, 99 % below ${result.kl99.toFixed(3)}, 99.9 % below ${result.kl999.toFixed(3)}, at most ${result.klMaximum.toFixed(2)})\n` +
+          `Same likeliest token at ${(100 * result.topAgreement).toFixed(2)} % of ${result.tokens} positions; probability of the text's token changes by ${(100 * result.deltaPMean).toFixed(3)} % on average, ${(100 * result.deltaPRms).toFixed(3)} % RMS\n` +
           `Perplexity ${result.perplexity.toFixed(4)}, of the reference ${result.referencePerplexity.toFixed(4)} ` +
           `(${result.chunks} chunks of ${result.contextSize}, ${flags.precision} path), ${result.seconds.toFixed(1)} s\n`,
       );
