@@ -38,7 +38,7 @@ async function main(argv: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return 0; // --help, --version
     exitCode = 1;
-    if (interrupted !== undefined) report(new LowbitError('CANCELLED', 'interrupted', {}, { cause: error }), json);
+    if (interrupted !== undefined) report(interruption(error), json);
     else if (outputError === undefined) report(error, json);
   }
   // The handlers stay: a signal between here and the end of the process must not turn a finished command into a killed one.
@@ -47,6 +47,12 @@ async function main(argv: readonly string[]): Promise<number> {
   if (outputError.code === 'EPIPE') return 0; // `lowbit generate ... | head` has what it wanted
   process.stderr.write(`lowbit: cannot write the output: ${outputError.message}\n`);
   return 1;
+}
+
+/** What ended on request says so in one word, unless there is something to go on with. */
+function interruption(error: unknown): LowbitError {
+  if (error instanceof LowbitError && typeof error.details['work'] === 'string') return error;
+  return new LowbitError('CANCELLED', 'interrupted', {}, { cause: error });
 }
 
 function report(error: unknown, json: boolean): void {

@@ -1,18 +1,18 @@
 /**
- * lib/quantize: the pipeline. check everything -> load -> calibrate and solve, stop by stop -> write -> report.
+ * lib/quantize: the pipeline. check everything -> calibrate and solve into a journal, block by block -> put the output together -> report.
  * Holds no numerics: the engine computes, lib/checkpoint writes files.
  */
-import { readFileSync } from 'node:fs';
-import path from 'node:path';
 import { withAtomicDirectory } from '../checkpoint';
 import { LowbitError } from '../errors';
-import { native, runJob, toLowbitError, type ModelHandle } from '../native';
+import { native, runJob, throwIfAborted, toLowbitError, type ModelHandle } from '../native';
+import { Journal } from './journal';
+import type { Target } from './layout';
 import type { QuantizeOptions } from './options';
-import type { Output } from './outputs';
-import { prepare, type Prepared } from './preflight';
+import { megabytes, prepare, type Prepared } from './preflight';
 import { ProgressTracker } from './progress';
 import { RunRecord, modelName, writeReport, type QuantizeReport } from './report';
 import { solveCalibrated, solveUncalibrated, totalWork, type SolveRun } from './solve';
+import { packageVersion } from './version';
 import { writeDense } from './write';
 
 export type {
@@ -36,7 +36,8 @@ export type { LinearReport, QuantizeReport, SizePoint } from './report';
  * const report = await quantize({ model: 'path/to/model', output: 'model-4bit', calibration: { file: 'text.txt' } });
  * console.log(report.totals.bitsPerWeight, report.fallbacks);
  * @throws {LowbitError} INVALID_ARGUMENT and others before any work, with all problems in details.problems; UNSUPPORTED, CORRUPT_FILE, IO for
- *   the model; OUT_OF_MEMORY; CANCELLED. In every case no output is left behind
+ *   the model; OUT_OF_MEMORY; CANCELLED. In every case no output is left
+ *   behind. Once a block is solved, its work is: details.work names the directory, and the same call with `resume: true` goes on from there
  */
 export async function quantize(options: QuantizeOptions): Promise<QuantizeReport> {
   const prepared = await prepare(options);
@@ -76,37 +77,37 @@ async function run(
   const work = totalWork(plan, selection.targets, samples?.tokens.length);
   const progress = new ProgressTracker(work, plan.blocks.length, onProgress, () => record.error);
   const version = packageVersion();
-
   const { targets } = selection;
-  const solveAndWrite = async (model: ModelHandle, output: Output): Promise<number> => {
-    const sink: SolveRun['sink'] = (target, tensors) => output.addSolved(target, tensors);
-    const solveRun: SolveRun = { model, plan, targets, format, record, progress, signal, sink };
+  const chained = samples !== undefined;
+
+  const solve = async (model: ModelHandle, journal: Journal): Promise<void> => {
+    for (let block = 0; block < journal.firstBlock; block++) record.restore(await journal.readBlock(block));
+    const solveRun: SolveRun = { model, plan, targets, format, record, progress, signal, journal };
     await (samples
       ? solveCalibrated(solveRun, samples, { precision: options.calibrationPrecision, tokenWeights: options.tokenWeights })
       : solveUncalibrated(solveRun));
-    return record.timed('write', async () => {
-      const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
-      await writeDense(dense, (tensor, pieces) => output.addDense(tensor, pieces), { checkpoint, model, signal, onProgress: onBytes });
-      return output.finish();
-    });
   };
 
-  const write = async (directory: string): Promise<QuantizeReport> => {
-    const model = await record.timed('load', () => load(prepared, signal, progress));
-    let output: Output | undefined;
+  /** Puts the output together from what the journal holds. */
+  const assemble = async (model: ModelHandle, journal: Journal, directory: string): Promise<QuantizeReport> => {
+    const output = await format.open(directory, { checkpoint, plan, options, targets, dense, sideFiles, version });
     try {
-      output = await format.open(directory, { checkpoint, plan, options, targets, dense, sideFiles, version });
-      const bytesAfter = await solveAndWrite(model, output);
+      const bytesAfter = await record.timed('write', async () => {
+        for (const block of plan.blocks.keys()) {
+          throwIfAborted(signal);
+          for (const { weight, tensors } of (await journal.readBlock(block)).linears) {
+            await output.addSolved(targets.get(weight) as Target, tensors);
+          }
+        }
+        const onBytes = (done: number, total: number): void => progress.write(total > 0 ? done / total : 1);
+        await writeDense(dense, (tensor, pieces) => output.addDense(tensor, pieces), { checkpoint, model, signal, onProgress: onBytes });
+        return output.finish();
+      });
       const { isa, threads } = native().modelInfo(model);
       const { cpu, bf16 } = native().engineInfo();
       const report = record.finish({
         lowbit: { version, cpu, isa, bf16, threads },
-        model: {
-          name: modelName(options.model),
-          ...(prepared.pulled === undefined ? {} : { commit: prepared.pulled.commit }),
-          kind: checkpoint.kind,
-          architecture: plan.architecture,
-        },
+        model: { name: modelName(checkpoint.path), kind: checkpoint.kind, architecture: plan.architecture },
         options,
         checkpointFormat: format.name,
         samples,
@@ -116,15 +117,62 @@ async function run(
         bytesAfter,
       });
       await writeReport(directory, report, options.report);
+      await journal.complete(directory);
       return report;
     } catch (reason) {
-      await output?.abort();
+      await output.abort();
       throw reason;
+    }
+  };
+
+  const journal = await Journal.open(prepared.journal, options.output, chained);
+  try {
+    const model = await record.timed('load', () => load(prepared, signal, progress));
+    let report: QuantizeReport;
+    try {
+      await solve(model, journal);
+      report = await withAtomicDirectory(options.output, (directory) => assemble(model, journal, directory), {
+        overwrite: options.overwrite || prepared.journal.installed,
+        temporary: journal.outputDirectory,
+        signal,
+      });
     } finally {
       await native().disposeModel(model);
     }
-  };
-  return withAtomicDirectory(options.output, write, { overwrite: options.overwrite, signal });
+    await journal.remove();
+    return report;
+  } catch (reason) {
+    throw await explained(reason, journal, chained, prepared);
+  }
+}
+
+/** Of a full disk: how much room a whole run takes. */
+function withRoom(error: Error, needed: number): Error {
+  if (!(error instanceof LowbitError) || !['ENOSPC', 'EDQUOT'].includes(String(error.details['errno']))) return error;
+  return new LowbitError(
+    error.code,
+    `${error.message}; the output and the work beside it need about ${megabytes(needed)} in all`,
+    { ...error.details, needed },
+    { cause: error.cause },
+  );
+}
+
+/** Says what is kept of a failed run and how to go on; a run that has nothing to keep leaves nothing behind. */
+async function explained(reason: unknown, journal: Journal, chained: boolean, { plan, needed }: Prepared): Promise<unknown> {
+  const error = withRoom(reason instanceof Error ? reason : toLowbitError(reason), needed);
+  const blocks = plan.blocks.length;
+  const solved = await journal.solvedBlocks(chained);
+  if (solved === 0) {
+    await journal.remove().catch(() => undefined);
+    return error;
+  }
+  if (!(error instanceof LowbitError)) return error;
+  return new LowbitError(
+    error.code,
+    `${error.message}. ${solved} of ${blocks} blocks are done and kept in ${journal.directory}: call again with resume: true (--resume) to go on, or delete that directory`,
+    { ...error.details, work: journal.directory, blocksDone: solved, blocks },
+    { cause: error.cause ?? error },
+  );
 }
 
 function load({ options, checkpoint, plan }: Prepared, signal: AbortSignal, progress: ProgressTracker): Promise<ModelHandle> {
@@ -133,12 +181,4 @@ function load({ options, checkpoint, plan }: Prepared, signal: AbortSignal, prog
   return runJob({ signal, onProgress }, (control) =>
     native().loadModel({ files, tensors, plan, precision: 'exact', threads: options.threads, lazy: true }, control),
   );
-}
-
-/** Of the package this file belongs to; lib/ and dist/ lie equally deep. */
-function packageVersion(): string {
-  const file = path.join(__dirname, '..', '..', 'package.json');
-  const { version } = JSON.parse(readFileSync(file, 'utf8')) as { readonly version?: unknown };
-  if (typeof version !== 'string') throw new LowbitError('INTERNAL', `${file} has no version`);
-  return version;
 }

@@ -99,6 +99,11 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly threads?: number;
   /** Replace an existing output directory. Default false. */
   readonly overwrite?: boolean;
+  /**
+   * Go on with a run of the same options, model and data that did not end, from the directory `<output>.lowbit-work` beside the output; the result is the
+   * same byte for byte. Without such a directory the run begins anew. Default false: such a directory is then an error, or discarded with `overwrite`.
+   */
+  readonly resume?: boolean;
   /** Largest size of one .safetensors file in bytes, 65,536 or more. Default 4 GiB. A larger tensor has a file of its own. */
   readonly maxShardBytes?: number;
   /**
@@ -108,7 +113,7 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly report?: ReportFiles;
   /** Called on every step and while long steps run. */
   readonly onProgress?: (event: QuantizeProgress) => void;
-  /** Ends the run: the promise rejects with CANCELLED and nothing is left behind. */
+  /** Ends the run: the promise rejects with CANCELLED; solved blocks are kept for `resume`. */
   readonly signal?: AbortSignal;
 }
 
@@ -129,6 +134,7 @@ export interface ResolvedOptions {
   readonly dynamic: DynamicTable;
   readonly threads: number; // 0 = all usable physical cores
   readonly overwrite: boolean;
+  readonly resume: boolean;
   readonly maxShardBytes: number;
   readonly report: ReportFiles;
   readonly onProgress: ((event: QuantizeProgress) => void) | undefined;
@@ -168,6 +174,7 @@ const spec = {
   lmHead,
   threads: integer(1, 256),
   overwrite: boolean,
+  resume: boolean,
   maxShardBytes: integer(65_536, 2 ** 50),
   report: oneOf('full', 'json', 'none'),
   onProgress: callback<(event: QuantizeProgress) => void>(),
@@ -226,6 +233,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     dynamic,
     threads: checked.threads ?? 0,
     overwrite: checked.overwrite ?? false,
+    resume: checked.resume ?? false,
     maxShardBytes: checked.maxShardBytes ?? 4 * 2 ** 30,
     report: checked.report ?? 'full',
     onProgress: checked.onProgress,

@@ -13,10 +13,13 @@ import type { Plan } from '../graph/plan';
 import { buildPlan, modelSummary, quantizableWeights } from '../models';
 import { Tokenizer } from '../tokenizer';
 import { calibrationSamples, type CalibrationSamples, type CalibrationTokenizer } from './calibration';
+import { fingerprintOf } from './fingerprint';
 import { listed, selectTargets, shortGroups, type Selection } from './layout';
+import { findJournal, type Found } from './journal';
 import { joinProblems, resolveOptions, type ResolvedOptions } from './options';
 import { outputFormat, type OutputFormat } from './outputs';
 import { findSideFiles, type SideFile } from './sidefiles';
+import { packageVersion } from './version';
 import type { DenseTensor } from './write';
 
 /** A run that may start. */
@@ -34,6 +37,9 @@ export interface Prepared {
   readonly parameters: number;
   readonly bytesBefore: number;
   readonly warnings: readonly string[];
+  readonly journal: Found;
+  /** Bytes that the output and the work beside it take on the disk, at most. */
+  readonly needed: number;
 }
 
 /** @throws {LowbitError} one error with all problems (details.problems); CANCELLED */
@@ -43,7 +49,6 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const opened = await collect(problems, async () => openModel(given, options));
   if (options === undefined || opened === undefined) throw joinProblems(problems);
   const { checkpoint, pulled } = opened;
-  await collect(problems, () => checkOutput(options, checkpoint));
   const plan = await collect(problems, () => planOf(checkpoint));
   const sideFiles = await collect(problems, () => findSideFiles(checkpoint));
   if (plan === undefined || sideFiles === undefined) throw joinProblems(problems);
@@ -55,8 +60,17 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const format = outputFormat(options, targets);
   const dense = format.dense(checkpoint, plan, selection.targets);
   const solvedBytes = targets.map((target) => format.solvedBytes(target));
-  await collect(problems, () => checkSpace(options, outputBytes(solvedBytes, dense, sideFiles)));
-  if (problems.length > 0) throw joinProblems(problems);
+  const journal = await collect(problems, async () =>
+    findJournal(
+      options.output,
+      await fingerprintOf({ options, checkpoint, sideFiles, samples, format, version: packageVersion() }),
+      options,
+    ),
+  );
+  await collect(problems, () => checkOutput(options, checkpoint, journal?.installed === true));
+  const needed = outputBytes(solvedBytes, dense, sideFiles) + journalBytes(solvedBytes, plan, samples);
+  await collect(problems, () => checkSpace(options, needed));
+  if (problems.length > 0 || journal === undefined) throw joinProblems(problems);
   const { parameters, storedBytes } = modelSummary(plan, checkpoint);
   return {
     options,
@@ -71,6 +85,8 @@ export async function prepare(given: unknown): Promise<Prepared> {
     parameters,
     bytesBefore: storedBytes,
     warnings: [...(pulled?.note === undefined ? [] : [pulled.note]), ...warningsFor(options, checkpoint, plan, selection, samples)],
+    journal,
+    needed,
   };
 }
 
@@ -149,7 +165,7 @@ function lazyTokenizer(checkpoint: Checkpoint, plan: Plan): CalibrationTokenizer
   };
 }
 
-async function checkOutput({ output, overwrite }: ResolvedOptions, checkpoint: Checkpoint): Promise<void> {
+async function checkOutput({ output, overwrite }: ResolvedOptions, checkpoint: Checkpoint, installed: boolean): Promise<void> {
   let names: string[];
   try {
     names = await readdir(output);
@@ -172,7 +188,7 @@ async function checkOutput({ output, overwrite }: ResolvedOptions, checkpoint: C
       { option: 'output', file: output },
     );
   }
-  if (names.length > 0 && !overwrite) {
+  if (names.length > 0 && !overwrite && !installed) {
     throw new LowbitError(
       'INVALID_ARGUMENT',
       `The output ${output} exists and is not empty: choose another directory, or set overwrite to true to replace it`,
@@ -188,12 +204,18 @@ function outputBytes(packed: readonly number[], dense: readonly DenseTensor[], s
   return tensors + Math.min(tensors, 64 * mebibyte) + sideFiles.reduce((sum, { bytes }) => sum + bytes, mebibyte);
 }
 
+/** The solved blocks, and two states of the calibration: the new one is complete before the old one goes. */
+function journalBytes(solved: readonly number[], plan: Plan, samples: CalibrationSamples | undefined): number {
+  const state = samples === undefined ? 0 : samples.tokens.length * plan.hiddenSize * 4;
+  return solved.reduce((sum, bytes) => sum + bytes, 0) + 2 * state;
+}
+
 async function checkSpace({ output }: ResolvedOptions, needed: number): Promise<void> {
   const free = await freeBytes(output);
   if (free !== undefined && free < needed) {
     throw new LowbitError(
       'IO',
-      `Not enough room for the output ${output}: about ${megabytes(needed)} are needed and ${megabytes(free)} are free. Free space or choose another disk`,
+      `Not enough room for the output ${output} and the work beside it: about ${megabytes(needed)} are needed and ${megabytes(free)} are free. Free space or choose another disk`,
       {
         option: 'output',
         file: output,
@@ -215,7 +237,7 @@ async function freeBytes(directory: string): Promise<number | undefined> {
   }
 }
 
-function megabytes(bytes: number): string {
+export function megabytes(bytes: number): string {
   return `${Math.ceil(bytes / 1e6)} MB`;
 }
 

@@ -7,6 +7,7 @@ import path from 'node:path';
 import { isHubName } from '../hub';
 import type { SolveResult } from '../native';
 import { renderReport, reportFiles } from '../report';
+import type { SolvedBlock } from './journal';
 import { snakeCase } from './dynamic';
 import type { CalibrationSamples } from './calibration';
 import type { Target } from './layout';
@@ -119,6 +120,8 @@ export class RunRecord {
   readonly seconds = { load: 0, calibrate: 0, solve: 0, write: 0 };
   rowsDropped = 0;
   private readonly started = performance.now();
+  /** Seconds of earlier runs. */
+  private earlier = 0;
 
   constructor(private readonly warnings: readonly string[]) {}
 
@@ -133,8 +136,8 @@ export class RunRecord {
   }
 
   /** `bytes` of the linear in the output. */
-  add(target: Target, result: SolveResult, hessian: boolean, bytes: number): void {
-    this.linears.push({
+  add(target: Target, result: SolveResult, hessian: boolean, bytes: number): LinearReport {
+    const linear: LinearReport = {
       name: target.name,
       n: result.n,
       k: result.k,
@@ -146,7 +149,19 @@ export class RunRecord {
       seconds: result.seconds,
       bitsPerWeight: (bytes * 8) / (target.n * target.k),
       fallbacks: [...result.fallbacks],
-    });
+    };
+    this.linears.push(linear);
+    return linear;
+  }
+
+  /** A block that an earlier run of the same work solved. */
+  restore({ linears, rowsDropped, seconds }: SolvedBlock): void {
+    this.linears.push(...linears.map(({ report }) => report));
+    this.rowsDropped += rowsDropped;
+    for (const phase of ['calibrate', 'solve', 'write'] as const) {
+      this.seconds[phase] += seconds[phase];
+      this.earlier += seconds[phase];
+    }
   }
 
   /** Mean relative error so far. */
@@ -196,7 +211,7 @@ export class RunRecord {
         bytesBefore: rest.bytesBefore,
         bytesAfter,
         error: this.error ?? 0,
-        seconds: (performance.now() - this.started) / 1000,
+        seconds: this.earlier + (performance.now() - this.started) / 1000,
       },
       seconds: { ...this.seconds },
       fallbacks: this.linears.flatMap(({ name, fallbacks }) => fallbacks.map((fallback) => `${name}: ${fallback}`)),
@@ -218,7 +233,7 @@ const gptqSettings: readonly (keyof SolveSettings)[] = [
   'dampAutoIncrement',
 ];
 
-function usedOptions(options: ResolvedOptions): Record<string, unknown> {
+export function usedOptions(options: ResolvedOptions): Record<string, unknown> {
   const {
     method,
     preset,

@@ -1,6 +1,6 @@
 /**
- * lib/quantize: drives the engine through a model, linear by linear, and hands every solved linear on as soon as it exists, so that
- * only the linears of one stop are held in memory.
+ * lib/quantize: drives the engine through a model, linear by linear, and hands every solved block to the journal as soon as it is complete, so that
+ * only the linears of one block are held in memory, and a run that dies goes on behind them.
  *
  * GPTQ is true-sequential: the inputs of a linear come from blocks and linears that are already quantised.
  */
@@ -20,7 +20,8 @@ import {
 import { minTotalTokens, type CalibrationSamples } from './calibration';
 import type { Target } from './layout';
 import type { QuantizeMethod } from './options';
-import type { OutputFormat, PartTensor } from './outputs';
+import type { Journal, SolvedLinear } from './journal';
+import type { OutputFormat } from './outputs';
 import { type ProgressTracker, hessianWork, roundWork, runWork, solveWork, type Step, type Work } from './progress';
 import type { RunRecord } from './report';
 
@@ -32,8 +33,7 @@ export interface SolveRun {
   readonly record: RunRecord;
   readonly progress: ProgressTracker;
   readonly signal: AbortSignal | undefined;
-  /** Takes one solved linear; awaited before the next. */
-  readonly sink: (target: Target, tensors: readonly PartTensor[]) => Promise<void>;
+  readonly journal: Journal;
 }
 
 /** Columns per lazy update; 128 is the paper's and no result depends on it beyond rounding. */
@@ -88,34 +88,116 @@ function solveStep(targets: ReadonlyMap<number, Target>, { block, weights }: Sto
 /** How a calibration computes: see QuantizeOptions. */
 type Arithmetic = Pick<CalibrationSpec, 'precision' | 'tokenWeights'>;
 
-/** GPTQ: calibrates and solves stop by stop. @throws {LowbitError} CANCELLED; what the engine reports */
+/** A state is written when the work since the last one took this many times longer than writing it did: at most 5 % of a run. */
+const stateInterval = 20;
+
+/** GPTQ: calibrates and solves stop by stop, from the journal's first block on. @throws {LowbitError} CANCELLED; what the engine reports */
 export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples, arithmetic: Arithmetic): Promise<void> {
-  const { model, plan, targets, record, progress, signal } = run;
+  const { model, plan, targets, record, progress, signal, journal } = run;
   const { tokens, offsets } = samples;
+  const { firstBlock } = journal;
+  const count = offsets.length - 1;
+  const stops = stopsOf(plan);
+  for (const stop of stops.filter(({ block }) => block < firstBlock)) {
+    progress.skip(advanceStep(plan, targets, stop, tokens.length));
+    progress.skip(solveStep(targets, stop));
+  }
+  if (firstBlock >= plan.blocks.length) return;
   const calibration = await record.timed('calibrate', () =>
-    runJob({ signal }, (control) =>
-      native().createCalibration(model, { tokens, offsets, ...arithmetic, stateBytes, firstBlock: 0 }, control),
-    ),
+    runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets, ...arithmetic, stateBytes, firstBlock }, control)),
   );
   try {
-    const stops = stopsOf(plan);
-    for (const stop of stops) {
+    if (firstBlock > 0) await record.timed('load', () => restoreState(run, calibration, count));
+    const due = new StateClock(tokens.length * plan.hiddenSize * 4);
+    let block = new BlockInWork(run);
+    for (const stop of stops.filter((each) => each.block >= firstBlock)) {
       const advance = advanceStep(plan, targets, stop, tokens.length);
       const hessian = stop.weights.some((weight) => targets.has(weight));
+      const last = stop === stops.at(-1);
+      if (stop.weights.length === 0) {
+        await block.finish(stop.block);
+        block = new BlockInWork(run);
+      }
       const reached = await record.timed('calibrate', () =>
         step(run, advance, (control) => native().calibrationAdvance(calibration, { hessian }, control)),
       );
-      checkStop(stop, reached, stop === stops.at(-1));
+      checkStop(stop, reached, last);
       record.rowsDropped += hessian ? reached.droppedRows : 0;
       progress.finish(advance);
-      if (hessian) await solveStop(run, calibration, stop);
+      if (hessian) block.add(await solveStop(run, calibration, stop));
+      if (stop.weights.length === 0 && !last) {
+        await due.write(() => record.timed('write', () => journal.writeState(stop.block + 1, count, statesOf(run, calibration, count))));
+      }
     }
   } finally {
     await native().disposeCalibration(calibration);
   }
 }
 
-async function solveStop(run: SolveRun, calibration: CalibrationHandle, stop: Stop): Promise<void> {
+/** The linears of a block on their way to the journal. */
+class BlockInWork {
+  private readonly linears: SolvedLinear[] = [];
+  private readonly seconds: RunRecord['seconds'];
+  private readonly rowsDropped: number;
+
+  constructor(private readonly run: SolveRun) {
+    this.seconds = { ...run.record.seconds };
+    this.rowsDropped = run.record.rowsDropped;
+  }
+
+  add(linears: readonly SolvedLinear[]): void {
+    this.linears.push(...linears);
+  }
+
+  finish(block: number): Promise<void> {
+    const { record, journal } = this.run;
+    const { calibrate, solve, write } = record.seconds;
+    const seconds = {
+      calibrate: calibrate - this.seconds.calibrate,
+      solve: solve - this.seconds.solve,
+      write: write - this.seconds.write,
+    };
+    const rowsDropped = record.rowsDropped - this.rowsDropped;
+    return record.timed('write', () => journal.writeBlock({ block, linears: this.linears, rowsDropped, seconds }));
+  }
+}
+
+/** States up to this size are written at the end of every block. */
+const smallState = 16 * 2 ** 20;
+
+/** Decides when a state is worth its writing. */
+class StateClock {
+  constructor(private readonly bytes: number) {}
+  private lastEnd: number | undefined;
+  private lastTook = 0;
+
+  async write(work: () => Promise<void>): Promise<void> {
+    const begin = performance.now();
+    if (this.bytes > smallState && this.lastEnd !== undefined && begin - this.lastEnd < stateInterval * this.lastTook) return;
+    await work();
+    this.lastEnd = performance.now();
+    this.lastTook = this.lastEnd - begin;
+  }
+}
+
+async function* statesOf({ signal }: SolveRun, calibration: CalibrationHandle, samples: number): AsyncGenerator<Uint8Array> {
+  for (let sample = 0; sample < samples; sample++) {
+    const { buffer, byteOffset, byteLength } = await runJob({ signal }, (control) =>
+      native().calibrationState(calibration, sample, control),
+    );
+    yield new Uint8Array(buffer, byteOffset, byteLength);
+  }
+}
+
+async function restoreState({ signal, journal }: SolveRun, calibration: CalibrationHandle, samples: number): Promise<void> {
+  let sample = 0;
+  for await (const values of journal.readState(samples)) {
+    const state = { sample: sample++, values };
+    await runJob({ signal }, (control) => native().setCalibrationState(calibration, state, control));
+  }
+}
+
+async function solveStop(run: SolveRun, calibration: CalibrationHandle, stop: Stop): Promise<readonly SolvedLinear[]> {
   const solve = solveStep(run.targets, stop);
   const jobs = stop.weights.flatMap((weight) => {
     const target = run.targets.get(weight);
@@ -125,25 +207,34 @@ async function solveStop(run: SolveRun, calibration: CalibrationHandle, stop: St
     step(run, solve, (control) => native().calibrationSolve(calibration, jobs, control)),
   );
   if (results.length !== jobs.length) throw new LowbitError('INTERNAL', `The engine solved ${results.length} of ${jobs.length} linears`);
-  for (const result of results) await deliver(run, result, true);
+  const linears = results.map((result) => deliver(run, result, true));
   run.progress.finish(solve);
+  return linears;
 }
 
 /** Plain rounding: each linear by itself, no data. */
 export async function solveUncalibrated(run: SolveRun): Promise<void> {
-  for (const { block, weights } of quantizableWeights(run.plan)) {
-    for (const weight of weights) {
-      const target = run.targets.get(weight);
+  const { plan, targets, journal, progress } = run;
+  const groups = quantizableWeights(plan);
+  for (const block of plan.blocks.keys()) {
+    const work = new BlockInWork(run);
+    for (const weight of groups.filter((group) => group.block === block).flatMap(({ weights }) => weights)) {
+      const target = targets.get(weight);
       if (target === undefined) continue;
       const { n, k, settings } = target;
       const solve: Step = { phase: 'solve', block, weights: [target.name], work: roundWork(n, k, settings.mse) };
+      if (block < journal.firstBlock) {
+        progress.skip(solve);
+        continue;
+      }
       const job = solveJob(target, 'rtn', run.format);
       const result = await run.record.timed('solve', () =>
         step(run, solve, (control) => native().solveWeight(run.model, weight, job, control)),
       );
-      await deliver(run, result, false);
-      run.progress.finish(solve);
+      work.add([deliver(run, result, false)]);
+      progress.finish(solve);
     }
+    if (block >= journal.firstBlock) await work.finish(block);
   }
 }
 
@@ -154,12 +245,11 @@ function step<T>(run: SolveRun, current: Step, call: Parameters<typeof runJob<T>
   return runJob({ signal: run.signal, onProgress }, call);
 }
 
-async function deliver(run: SolveRun, result: SolveResult, hessian: boolean): Promise<void> {
+function deliver(run: SolveRun, result: SolveResult, hessian: boolean): SolvedLinear {
   const target = run.targets.get(result.weight);
   if (target === undefined) throw new LowbitError('INTERNAL', `The engine solved weight ${result.weight}, which was not asked for`);
   const tensors = run.format.solved(target, result);
-  run.record.add(target, result, hessian, run.format.solvedBytes(target));
-  await run.record.timed('write', () => run.sink(target, tensors));
+  return { weight: result.weight, tensors, report: run.record.add(target, result, hessian, run.format.solvedBytes(target)) };
 }
 
 /** Settings of one job as the engine takes them. */

@@ -1,4 +1,4 @@
-/** Ctrl-C in the middle of each long command: status 130, no stack trace, no output half written. Runs the built CLI (dist/). */
+/** Ctrl-C in the middle of each long command: status 130, no stack trace, no output half written, and how to go on where that is possible. Runs the built CLI (dist/). */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -31,6 +31,7 @@ function interrupted(stream: 'stdout' | 'stderr', ...args: string[]): Promise<En
 async function expectCleanEnd(stream: 'stdout' | 'stderr', command: (attempt: number) => readonly string[]): Promise<number> {
   for (let attempt = 0; attempt < 8; attempt++) {
     const { code, signal, stderr } = await interrupted(stream, ...command(attempt));
+    stderrs.push(stderr);
     expect(stderr).not.toMatch(/\n\s+at /);
     expect(signal).toBeNull();
     if (code === 0) continue;
@@ -40,6 +41,7 @@ async function expectCleanEnd(stream: 'stdout' | 'stderr', command: (attempt: nu
   throw new Error('the command ended before the signal in every attempt');
 }
 
+const stderrs: string[] = [];
 const temporary = temporaryDirectory();
 const scratch = path.join(temporary, 'outputs');
 const long = path.join(temporary, 'long.txt');
@@ -53,7 +55,9 @@ test('quantize', async () => {
     return ['quantize', story, '--output', output(n), ...calibration, '--mse', '2.4'];
   });
   expect(existsSync(output(attempt))).toBe(false);
-  expect(readdirSync(scratch)).toHaveLength(attempt); // those of earlier attempts, and no piece of this one
+  const kept = `${output(attempt)}.lowbit-work`; // of those of earlier attempts nothing
+  expect(readdirSync(scratch).filter((name) => name !== path.basename(kept))).toHaveLength(attempt);
+  if (existsSync(kept)) expect(stderrs.at(-1)).toContain(`kept in ${kept}: call again with resume: true (--resume) to go on`);
 });
 
 test('perplexity', async () => {

@@ -1,6 +1,6 @@
-/** A disk that fills up while the checkpoint is written: a typed error that names the place, nothing left behind. Needs the right to mount. */
+/** A disk that fills up while the checkpoint is written: a typed error that names the place and the room needed, solved blocks kept, and nothing else. Needs the right to mount. */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { quantize } from '../../lib';
 import { errorOf, temporaryDirectory } from '../checkpoint/support';
@@ -12,7 +12,7 @@ const scratch = temporaryDirectory();
 disk = path.join(scratch, 'disk');
 mkdirSync(disk);
 const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', disk]).status === 0;
-const name = 'a full disk leaves neither output nor pieces of it';
+const name = 'a full disk leaves no output nor pieces of it, and the run goes on when there is room';
 const check = mounted ? test : test.skip;
 
 check(mounted ? name : `${name} (skipped: no right to mount a tmpfs)`, async () => {
@@ -26,11 +26,14 @@ check(mounted ? name : `${name} (skipped: no right to mount a tmpfs)`, async () 
   expect(error.code).toBe('IO');
   expect(error.message).toContain(disk);
   expect(error.message).toMatch(/full|space/i);
-  expect(readdirSync(disk)).toEqual(['filler']);
+  expect(error.message).toMatch(/the output and the work beside it need about \d+ MB in all/);
+  const kept = existsSync(`${output}.lowbit-work`);
+  expect(readdirSync(disk)).toEqual(kept ? ['filler', 'out.lowbit-work'] : ['filler']);
+  expect(error.message.includes('resume: true')).toBe(kept);
 
   // The same call works once there is room.
   rmSync(filler);
-  await quantize(options);
+  await quantize({ ...options, resume: true });
   expect(readdirSync(disk)).toEqual(['out']);
 });
 

@@ -28,7 +28,7 @@ export class FakeEngine {
   /** Changes a result before it is returned. */
   tamper: (result: Record<string, unknown>) => Record<string, unknown> = (result) => result;
 
-  engineInfo = () => ({ version: '0', cpu: 'fake cpu', bf16: true });
+  engineInfo = () => ({ version: '0', cpu: 'fake cpu', chosenIsa: 'fake', bf16: true });
   createCancel = () => ({ cancelled: false });
   cancel = (handle: { cancelled: boolean }) => (handle.cancelled = true);
   modelInfo = () => ({ isa: 'fake', threads: 2 });
@@ -72,6 +72,9 @@ export class FakeEngine {
 
   calibrationSolve = (_calibration: unknown, jobs: readonly Job[], control: JobControl) =>
     this.enter('solve', control, () => jobs.map((job) => this.solve(job)));
+
+  calibrationState = async () => new Float32Array(4);
+  setCalibrationState = async () => undefined;
 
   disposeCalibration = async () => {
     this.calls.push('disposeCalibration');

@@ -173,7 +173,7 @@ test('unknown options are errors that name the nearest known one', () => {
   const [problem] = problemsOf({ ...base, group_size: 64 });
   expect(problem?.code).toBe('INVALID_ARGUMENT');
   expect(problem?.message).toContain('Unknown option "group_size" for quantize. Did you mean "groupSize"?');
-  for (const option of ['resume', 'trueSequential', 'percdamp'])
+  for (const option of ['continue', 'trueSequential', 'percdamp'])
     expect(problemsOf({ ...base, [option]: true })[0]?.message).toContain(`Unknown option "${option}"`);
 });
 

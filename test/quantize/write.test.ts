@@ -12,6 +12,7 @@ import { denseTensors, writeDense } from '../../lib/quantize/write';
 import { floats, readTensors, type RawTensor } from './reference';
 
 jest.mock('node-gyp-build', () => () => ({
+  engineInfo: () => ({ version: '0', cpu: 'fake cpu', chosenIsa: 'fake', bf16: true }),
   exportWeight: async (_model: unknown, weight: number, { begin, end }: { begin: number; end: number }) =>
     new Uint16Array((end - begin) * 128).fill(weight + 1),
   exportVector: (_model: unknown, vector: number) => new Float32Array(128).fill(vector + 1.25),
@@ -106,7 +107,7 @@ test('a disk that is too small is found before the work', async () => {
   await expect(quantize({ model: source, output, method: 'rtn' })).rejects.toMatchObject({
     code: 'IO',
     message: expect.stringMatching(
-      /^Not enough room for the output .*b: about \d+ MB are needed and 1 MB are free\. Free space or choose another disk$/,
+      /^Not enough room for the output .*b and the work beside it: about \d+ MB are needed and 1 MB are free\. Free space or choose another disk$/,
     ),
   });
   expect(await readdir(directory)).toEqual([]);

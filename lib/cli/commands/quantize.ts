@@ -32,6 +32,7 @@ interface Flags extends HubFlags {
   readonly threads?: number;
   readonly overwrite?: boolean;
   readonly report?: 'full' | 'json' | 'none';
+  readonly resume?: boolean;
   readonly json?: boolean;
 }
 
@@ -75,6 +76,7 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .option('--dynamic <json>', 'settings for single linears by regular expression, as GPTQModel writes them', parseJsonObject)
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
     .option('--overwrite', 'replace an existing output directory')
+    .option('--resume', 'go on with a run that was interrupted or died; same options, same result')
     .addOption(
       new Option('--report <files>', 'report beside the weights: full (JSON, CSV, HTML; default), json or none').choices([
         'full',
