@@ -141,8 +141,24 @@ void ReadWeight(Fields& f, ModelSpec* spec) {
     source.bits = static_cast<int>(s.Int("bits", 1, 8));
     source.group_size = static_cast<int>(s.Int("groupSize", 1, kMaxInt));
     source.zero_offset = static_cast<int>(s.Int("zeroOffset", 0, 1));
+  } else if (kind == "words") {
+    source.qweight = static_cast<int>(s.Int("qweight", 0, kMaxInt));
+    source.qzeros = static_cast<int>(s.IntOr("qzeros", 0, kMaxInt, -1));
+    source.scales = static_cast<int>(s.Int("scales", 0, kMaxInt));
+    source.g_idx = static_cast<int>(s.IntOr("gIdx", 0, kMaxInt, -1));
+    source.bits = static_cast<int>(s.Int("bits", 1, 8));
+    source.group_size = static_cast<int>(s.Int("groupSize", 1, kMaxInt));
+    const std::string layout = s.String("layout");
+    if (layout == "awq")
+      source.layout = WordLayout::kAwq;
+    else if (layout == "stream")
+      source.layout = WordLayout::kStream;
+    else if (layout == "padded")
+      source.layout = WordLayout::kPadded;
+    else
+      s.Fail("layout", "\"awq\", \"stream\" or \"padded\"");
   } else {
-    s.Fail("kind", "\"tensor\" or \"gptq\"");
+    s.Fail("kind", "\"tensor\", \"gptq\" or \"words\"");
   }
   spec->plan.weights.push_back(std::move(shape));
   spec->weights.push_back(source);

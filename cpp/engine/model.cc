@@ -49,7 +49,8 @@ Status CheckIndices(const ModelSpec& spec) {
     return Error(Code::kInvalidArgument, "The plan and its sources differ in number");
   for (const WeightSource& w : spec.weights) {
     const bool dense = w.tensor >= 0;
-    if (dense ? bad(w.tensor, false) : bad(w.qweight, false) || bad(w.qzeros, false) || bad(w.scales, false) || bad(w.g_idx, true))
+    if (dense ? bad(w.tensor, false)
+              : bad(w.qweight, false) || bad(w.qzeros, w.layout.has_value()) || bad(w.scales, false) || bad(w.g_idx, true))
       return Error(Code::kInvalidArgument, "A weight of the plan names a tensor that is not in the table");
   }
   for (const VectorSource& v : spec.vectors)

@@ -33,6 +33,42 @@ namespace {
 // The words of an I32 tensor. They need not be aligned, as safetensors promises nothing; the packer reads them byte-wise.
 std::span<const int32_t> Words(const Tensor& t) { return {reinterpret_cast<const int32_t*>(t.data), t.bytes / sizeof(int32_t)}; }
 
+Status CheckWords(const Tensor& t) {
+  if (t.dtype == DType::kI32) return Status::Ok();
+  return Error(Code::kCorruptFile, "%s: tensor %s has type %s where packed codes have I32", t.file->path().c_str(), t.name.c_str(),
+               Info(t.dtype).name);
+}
+
+// AWQ and compressed-tensors: which sizes the tensors must have is the packer's business.
+Result<std::unique_ptr<Packer>> WordsPacker(const std::vector<Tensor>& tensors, const WeightShape& shape, const WeightSource& source,
+                                            const RowMap& map) {
+  const auto tensor = [&](int index) -> const Tensor& { return tensors[static_cast<size_t>(index)]; };
+  WordTensors words;
+  words.n = shape.n;
+  words.k = shape.k;
+  words.bits = source.bits;
+  words.group_size = source.group_size;
+  words.layout = *source.layout;
+  LOWBIT_RETURN_IF_ERROR(CheckWords(tensor(source.qweight)));
+  words.codes = Words(tensor(source.qweight));
+  if (source.qzeros >= 0) {
+    const Tensor& zeros = tensor(source.qzeros);
+    if (zeros.dtype == DType::kI8) {
+      words.byte_zeros = {reinterpret_cast<const int8_t*>(zeros.data), zeros.bytes};
+    } else {
+      LOWBIT_RETURN_IF_ERROR(CheckWords(zeros));
+      words.zeros = Words(zeros);
+    }
+  }
+  if (source.g_idx >= 0) {
+    LOWBIT_RETURN_IF_ERROR(CheckWords(tensor(source.g_idx)));
+    words.g_idx = Words(tensor(source.g_idx));
+  }
+  words.scales = {tensor(source.scales).data, tensor(source.scales).bytes};
+  words.scales_dtype = tensor(source.scales).dtype;
+  return WordPacker(shape.name.c_str(), words, map);
+}
+
 Result<std::unique_ptr<Packer>> StoredPacker(const std::vector<Tensor>& tensors, const WeightShape& shape, const WeightSource& source) {
   const auto tensor = [&](int index) -> const Tensor& { return tensors[static_cast<size_t>(index)]; };
   const char* name = shape.name.c_str();
@@ -58,6 +94,7 @@ Result<std::unique_ptr<Packer>> StoredPacker(const std::vector<Tensor>& tensors,
         return GgufPacker(t.name.c_str(), t.dtype, t.data, shape.n, shape.k, map);
     }
   }
+  if (source.layout.has_value()) return WordsPacker(tensors, shape, source, map);
   GptqTensors g;
   g.n = shape.n;
   g.k = shape.k;

@@ -4,9 +4,11 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "part/part.h"
 #include "plan/plan.h"
 #include "tensor/tensor.h"
 
@@ -26,10 +28,11 @@ struct Progress {
 // Tensors of a weight or vector; indices into ModelSpec.tensors.
 struct WeightSource {
   int tensor = -1;                                         // dense or GGUF blocks
-  int qweight = -1, qzeros = -1, scales = -1, g_idx = -1;  // GPTQ, when tensor < 0
+  int qweight = -1, qzeros = -1, scales = -1, g_idx = -1;  // codes in words, when tensor < 0
   int bits = 0, group_size = 0, zero_offset = 0;
-  int rope_heads = 0;  // > 0: undo GGUF's pairwise rotary row order
-  int round_bits = 0;  // 4, 5, 6, 8: round to that width at load (part/requantize.cc); 0: as stored
+  std::optional<WordLayout> layout;  // of those words; none: GPTQ
+  int rope_heads = 0;                // > 0: undo GGUF's pairwise rotary row order
+  int round_bits = 0;                // 4, 5, 6, 8: round to that width at load (part/requantize.cc); 0: as stored
 };
 
 struct VectorSource {

@@ -115,7 +115,7 @@ class ArenaPacker {
     GiveBack(task);
   }
 
-  // The file pages behind packed panels. Rows of dense and GGUF tensors lie one after the other; GPTQ words of a panel lie everywhere.
+  // The file pages behind packed panels. Rows of dense and GGUF tensors lie one after the other; words of a panel may lie everywhere.
   void GiveBack(const Task& task) {
     const size_t w = static_cast<size_t>(task.weight);
     const WeightSource& source = spec_.weights[w];
@@ -128,6 +128,7 @@ class ArenaPacker {
       t.file->DontNeed(t.data + begin * row_bytes, (end - begin) * row_bytes);
     } else if (last) {
       for (const int t : {source.qweight, source.qzeros, source.scales}) {
+        if (t < 0) continue;
         const Tensor& words = tensors_[static_cast<size_t>(t)];
         words.file->DontNeed(words.data, words.bytes);
       }

@@ -13,17 +13,14 @@
 #include <cmath>
 #include <cstring>
 
-#include "base/half.h"
 #include "part/lanes.h"
 #include "part/layout.h"
 #include "part/pack_common.h"
 #include "part/packer.h"
+#include "part/word_stream.h"
 
 namespace lowbit {
 namespace {
-
-// Mapped files promise no alignment.
-uint32_t WordOf(const int32_t* words, size_t index) { return WordAt(reinterpret_cast<const uint8_t*>(words) + index * sizeof(uint32_t)); }
 
 // Checked dimensions as sizes, and readers of single fields.
 struct Reader {
@@ -39,15 +36,7 @@ struct Reader {
     return static_cast<int>(bits == 3 ? zero : zero & mask);
   }
 
-  float Scale(size_t index) const {  // group * n + row
-    const uint8_t* scale = t.scales.data() + index * static_cast<size_t>(Info(t.scales_dtype).block_bytes);
-    if (t.scales_dtype == DType::kF32) {
-      float value;
-      std::memcpy(&value, scale, 4);
-      return value;
-    }
-    return t.scales_dtype == DType::kF16 ? HalfToFloat(HalfWordAt(scale)) : Bfloat16ToFloat(HalfWordAt(scale));
-  }
+  float Scale(size_t index) const { return FloatAt(t.scales.data(), t.scales_dtype, index); }  // group * n + row
 
   // Whether every zero point is 2^(bits-1): the stored words are then all alike (3 bits: in threes).
   bool Symmetric() const {
@@ -67,23 +56,6 @@ struct Reader {
       for (size_t i = 0; i < period; ++i) different |= WordOf(t.qzeros.data(), w + i) ^ expected[i];
     }
     return different == 0;
-  }
-
-  // Whether all scales are finite, and whether f16 holds all of them.
-  void CheckScales(bool* finite, bool* half) const {
-    const size_t count = groups * n;
-    *finite = *half = true;
-    if (t.scales_dtype == DType::kF16) {
-      uint32_t bad = 0;
-      for (size_t i = 0; i < count; ++i) bad |= (HalfWordAt(t.scales.data() + 2 * i) & 0x7c00u) == 0x7c00u;
-      *finite = bad == 0;
-      return;
-    }
-    for (size_t i = 0; i < count; ++i) {
-      const float scale = Scale(i);
-      *finite = *finite && std::isfinite(scale);
-      *half = *half && FitsHalf(scale);
-    }
   }
 };
 
@@ -124,38 +96,6 @@ Status CheckTensors(const char* name, const GptqTensors& t) {
   return Status::Ok();
 }
 
-// The column order in which groups are contiguous; empty when that is the order of the file.
-Result<std::vector<int32_t>> ColumnOrder(const char* name, const GptqTensors& t, size_t groups) {
-  const size_t k = static_cast<size_t>(t.k), group_size = static_cast<size_t>(t.group_size);
-  std::vector<int32_t> order;
-  std::vector<size_t> members(groups, 0);
-  bool trivial = true;
-  for (size_t c = 0; c < t.g_idx.size(); ++c) {
-    const int32_t g = static_cast<int32_t>(WordOf(t.g_idx.data(), c));
-    if (g < 0 || static_cast<size_t>(g) >= groups) {
-      return Error(Code::kCorruptFile, "GPTQ tensor g_idx of %s assigns column %zu to group %d, but there are %zu groups", name, c, g,
-                   groups);
-    }
-    ++members[static_cast<size_t>(g)];
-    trivial = trivial && static_cast<size_t>(g) == c / group_size;
-  }
-  if (trivial) return order;
-  for (size_t g = 0; g < groups; ++g) {
-    const size_t expected = std::min(group_size, k - g * group_size);
-    if (members[g] != expected) {
-      return Error(Code::kUnsupported,
-                   "GPTQ tensor g_idx of %s assigns %zu columns to group %zu; groups of %zu columns are supported (%zu in this one)", name,
-                   members[g], g, group_size, expected);
-    }
-  }
-  // counting sort, stable: columns of one group keep their order
-  std::vector<size_t> next(groups);
-  for (size_t g = 0; g < groups; ++g) next[g] = g * group_size;
-  order.resize(k);
-  for (size_t c = 0; c < k; ++c) order[next[WordOf(t.g_idx.data(), c)]++] = static_cast<int32_t>(c);
-  return order;
-}
-
 // 16 rows at one word row of qweight; padding rows (index < 0) give 0.
 void LoadWords(const int32_t* words, const int rows[kPanelRows], bool contiguous, Lanes& out) {
   if (contiguous) {
@@ -163,58 +103,6 @@ void LoadWords(const int32_t* words, const int rows[kPanelRows], bool contiguous
     return;
   }
   for (int r = 0; r < kPanelRows; ++r) out[r] = rows[r] < 0 ? 0 : WordOf(words, static_cast<size_t>(rows[r]));
-}
-
-// Four codes of kBits <= 4 bits in a row, lowest first, to the low bits of four bytes.
-template <size_t kBits>
-uint32_t Spread(uint32_t codes) {
-  constexpr uint32_t kMask = 0x01010101u * ((1u << kBits) - 1);
-  codes = (codes | codes << (16 - 2 * kBits)) & (((1u << 2 * kBits) - 1) * 0x00010001u);
-  return (codes | codes << (8 - kBits)) & kMask;
-}
-
-// 32 columns in file order, kBits words of every row, as the lines of a sub-block. kBits is a constant so that shifts are, too.
-template <size_t kBits>
-void StoreWords(const Lanes* words, uint8_t* lines) {
-  if constexpr (kBits == 8) {  // word j holds quad j, which is line j
-    std::memcpy(lines, words, 8 * sizeof(Lanes));
-  } else if constexpr (kBits == 4) {  // line j: quad j in the low nibbles, quad j + 4 in the high ones
-    for (size_t j = 0; j < 4; ++j) {
-      Lanes line;
-      const size_t shift = j % 2 * 16;
-      for (int r = 0; r < kPanelRows; ++r) {
-        line[r] = Spread<4>(words[j / 2][r] >> shift & 0xffffu) | Spread<4>(words[j / 2 + 2][r] >> shift & 0xffffu) << 4;
-      }
-      StoreLine(line, lines + j * sizeof(Lanes));
-    }
-  } else if constexpr (kBits == 2) {  // line j: quad j + 2t in crumb t; quad q is byte q % 4 of word q / 4 = t / 2
-    for (size_t j = 0; j < 2; ++j) {
-      Lanes line;
-      for (int r = 0; r < kPanelRows; ++r) {
-        uint32_t word = 0;
-        for (size_t t = 0; t < 4; ++t) word |= Spread<2>(words[t / 2][r] >> (j + 2 * t) % 4 * 8 & 0xffu) << (2 * t);
-        line[r] = word;
-      }
-      StoreLine(line, lines + j * sizeof(Lanes));
-    }
-  } else {  // 3 bits: quad q is 12 bits of the stream, planes of 2 and 1 bits
-    Lanes low[2], high;
-    for (int r = 0; r < kPanelRows; ++r) {
-      uint32_t crumbs[2] = {0, 0}, bits = 0;
-      for (size_t q = 0; q < 8; ++q) {
-        const size_t word = q * 12 / 32, shift = q * 12 % 32;
-        const uint32_t field = shift <= 20 ? words[word][r] >> shift : words[word][r] >> shift | words[word + 1][r] << (32 - shift);
-        const uint32_t quad = Spread<3>(field & 0xfffu);
-        crumbs[q % 2] |= (quad & 0x03030303u) << (q / 2 * 2);
-        bits |= (quad >> 2 & 0x01010101u) << q;
-      }
-      low[0][r] = crumbs[0];
-      low[1][r] = crumbs[1];
-      high[r] = bits;
-    }
-    std::memcpy(lines, low, sizeof(low));
-    StoreLine(high, lines + sizeof(low));
-  }
 }
 
 class GptqWords final : public Packer {
@@ -358,16 +246,8 @@ Result<std::unique_ptr<Packer>> GptqPacker(const char* name, const GptqTensors& 
   LOWBIT_RETURN_IF_ERROR(CheckRowMap(name, map, tensors.n));
   const size_t k = static_cast<size_t>(tensors.k), group_size = static_cast<size_t>(tensors.group_size);
   const Reader reader{tensors, static_cast<size_t>(tensors.n), k, (k + group_size - 1) / group_size, static_cast<size_t>(tensors.bits)};
-  bool finite, half;
-  reader.CheckScales(&finite, &half);
-  for (size_t i = 0; !finite && i < reader.groups * reader.n; ++i) {
-    if (std::isfinite(reader.Scale(i))) continue;
-    return Error(
-        Code::kCorruptFile,
-        "GPTQ scales of %s hold a value that is not finite at group %zu, row %zu; download the file again or use another checkpoint", name,
-        i / reader.n, i % reader.n);
-  }
-  LOWBIT_ASSIGN_OR_RETURN(std::vector<int32_t> order, ColumnOrder(name, tensors, reader.groups));
+  LOWBIT_ASSIGN_OR_RETURN(const bool half, ScalesFitHalf(name, "GPTQ scales", tensors.scales, tensors.scales_dtype, reader.n, false));
+  LOWBIT_ASSIGN_OR_RETURN(std::vector<int32_t> order, ColumnOrder(name, "GPTQ tensor g_idx", tensors.g_idx, k, group_size));
   return std::unique_ptr<Packer>(std::make_unique<GptqWords>(name, reader, map, reader.Symmetric(), half, std::move(order)));
 }
 

@@ -50,6 +50,7 @@ class Packer {
 Result<std::unique_ptr<Packer>> DensePacker(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
 Result<std::unique_ptr<Packer>> GgufPacker(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
 Result<std::unique_ptr<Packer>> GptqPacker(const char* name, const GptqTensors& tensors, const RowMap& map);
+Result<std::unique_ptr<Packer>> WordPacker(const char* name, const WordTensors& tensors, const RowMap& map);
 
 // ---- requantize.cc: rounds any weight to `bits` wide codes as it is packed: groups of 32 columns (in packed order), f16 scales.
 // 6 and 8 bits are symmetric, 4 and 5 bits have a minimum (docs/formats.md, "Requantised head"). unpack is KernelTable::unpack_panel:

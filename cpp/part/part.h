@@ -121,6 +121,25 @@ struct GptqTensors {
 };
 Result<Part> PackGptq(const char* name, const GptqTensors& tensors, const RowMap& map);
 
+// ---- affine_words.cc: AWQ ("GEMM") and compressed-tensors ("pack-quantized") tensors -> affine part (layouts: docs/formats.md).
+enum class WordLayout : uint8_t {
+  kAwq,     // 4 bits: words hold eight rows of one column, zeros likewise, scales [groups, n]
+  kStream,  // words run along the columns of a row, a stream of bits; zeros run down the rows of a group; scales [n, groups]
+  kPadded,  // as kStream, but a word holds 32 / bits whole values and its last bits nothing
+};
+struct WordTensors {
+  int n = 0, k = 0, bits = 0;  // bits 1 to 8; kAwq: 4
+  int group_size = 0;          // > 0
+  WordLayout layout = WordLayout::kAwq;
+  std::span<const int32_t> codes;      // kAwq [k, n/8], else [n, words of k values]
+  std::span<const int32_t> zeros;      // kAwq [groups, n/8], else [words of n values, groups]; empty: 2^(bits-1)
+  std::span<const int8_t> byte_zeros;  // instead of zeros, [n, groups]: zero point minus 2^(bits-1)
+  std::span<const uint8_t> scales;     // as the layout says, or a single one for the whole matrix
+  DType scales_dtype = DType::kF16;
+  std::span<const int32_t> g_idx;  // [k]; empty or all -1: k / group_size
+};
+Result<Part> PackWords(const char* name, const WordTensors& tensors, const RowMap& map);
+
 // The inverse, for writing: codes [n, k], zeros [n, groups] -> qweight and qzeros words (zero_offset subtracted).
 void WriteGptqWords(int n, int k, int bits, int groups, int zero_offset, std::span<const uint8_t> codes, std::span<const uint8_t> zeros,
                     std::span<int32_t> qweight, std::span<int32_t> qzeros);

@@ -239,7 +239,7 @@ class HeaderParser {
       const other = OTHER_TYPES.get(type) ?? `of the unknown type ${type}`;
       throw new LowbitError(
         'UNSUPPORTED',
-        `${this.file}: the tensor "${name}" is ${other}, which this version does not read; it reads ${[...TYPES.values()].join(', ')}`,
+        `${this.file}: the tensor "${name}" is ${other}, which this version does not read; use a file of another type, such as Q4_K_M or Q8_0 (it reads ${[...TYPES.values()].join(', ')})`,
         {
           file: this.file,
           tensor: name,

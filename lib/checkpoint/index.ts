@@ -12,7 +12,9 @@ import type { Checkpoint } from './types';
 
 export type { Checkpoint, TensorEntry } from './types';
 export { withAtomicDirectory, type AtomicDirectoryOptions } from './atomic';
-export { parseGptqConfig, resolveZeroOffset, type GptqConfig, type GptqModuleConfig, type ZeroOffset } from './gptq_config';
+export type { GptqConfig, GptqModuleConfig } from './gptq_config';
+export { resolveZeroOffset, type ZeroOffset } from './gptq_zeros';
+export { parseQuantizationConfig, type QuantizationConfig } from './quantization_config';
 export { SafetensorsWriter, type SafetensorsWriterOptions } from './safetensors_writer';
 
 /**

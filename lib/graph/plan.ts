@@ -26,6 +26,17 @@ export type WeightSource =
       readonly bits: number;
       readonly groupSize: number; // resolved, > 0
       readonly zeroOffset: 0 | 1; // added to stored zero points: 1 for v1 files, 0 for v2
+    }
+  | {
+      readonly kind: 'words'; // AWQ and compressed-tensors
+      /** awq: words hold rows of a column. stream, padded: words run along a row, without or with unused bits (WordLayout of part.h). */
+      readonly layout: 'awq' | 'stream' | 'padded';
+      readonly qweight: number;
+      readonly qzeros?: number; // absent: 2^(bits-1)
+      readonly scales: number;
+      readonly gIdx?: number;
+      readonly bits: number; // 1 to 8
+      readonly groupSize: number; // resolved, > 0
     };
 
 /** A matrix [n, k] (out_features, in_features). */

@@ -311,7 +311,7 @@ function readShape(config: ConfigReader, traits: Traits): DecoderShape {
 }
 
 function isTied(config: ConfigReader, traits: Traits, checkpoint: Checkpoint): boolean {
-  const hasHead = checkpoint.find('lm_head.weight') !== undefined || checkpoint.find('lm_head.qweight') !== undefined;
+  const hasHead = ['weight', 'qweight', 'weight_packed'].some((part) => checkpoint.find(`lm_head.${part}`) !== undefined);
   // GGUF has no key for it: a file without a head is tied.
   if (checkpoint.kind === 'gguf') return !hasHead;
   return config.boolean('tie_word_embeddings', traits.tied ?? !hasHead);

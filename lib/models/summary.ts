@@ -2,7 +2,7 @@
  * models: what a plan says about its model, for `lowbit inspect` and for the quantisation pipeline. Reads no weight data.
  */
 import type { Checkpoint } from '../checkpoint/types';
-import type { Plan, Weight } from '../graph/plan';
+import type { Plan, Weight, WeightSource } from '../graph/plan';
 
 export interface ModelSummary {
   readonly architecture: string;
@@ -70,27 +70,32 @@ export function quantizableWeights(plan: Plan): readonly LinearGroup[] {
 
 function tensorsOf({ source }: Weight): readonly number[] {
   if (source.kind === 'tensor') return [source.tensor];
-  return [source.qweight, source.qzeros, source.scales, ...(source.gIdx === undefined ? [] : [source.gIdx])];
+  return [source.qweight, source.qzeros, source.scales, source.gIdx].filter((tensor): tensor is number => tensor !== undefined);
 }
 
 /** Distinct storage kinds of the linears, by falling number of parameters. */
 function storage(plan: Plan, checkpoint: Checkpoint): string {
   const linears = plan.weights.filter(({ role }) => role === 'linear');
-  const groupSizes = new Set(linears.flatMap(({ source }) => (source.kind === 'gptq' ? [source.groupSize] : [])));
+  const groupSizes = new Set(linears.flatMap(({ source }) => (source.kind === 'tensor' ? [] : [source.groupSize])));
   // Group sizes are resolved: where the group was the whole row, they differ and each is its weight's k.
-  const wholeRows = groupSizes.size > 1 && linears.every(({ source, k }) => source.kind !== 'gptq' || source.groupSize === k);
+  const wholeRows = groupSizes.size > 1 && linears.every(({ source, k }) => source.kind === 'tensor' || source.groupSize === k);
   const totals = new Map<string, number>();
   for (const { source, n, k } of linears) {
     const kind =
-      source.kind === 'gptq'
-        ? `GPTQ ${source.bits} bit, ${wholeRows ? 'group = row' : `group ${source.groupSize}`}`
-        : (checkpoint.tensors[source.tensor]?.dtype ?? 'unknown');
+      source.kind === 'tensor'
+        ? (checkpoint.tensors[source.tensor]?.dtype ?? 'unknown')
+        : `${packedName(source)} ${source.bits} bit, ${wholeRows ? 'group = row' : `group ${source.groupSize}`}`;
     totals.set(kind, (totals.get(kind) ?? 0) + n * k);
   }
   return [...totals]
     .sort(([, a], [, b]) => b - a)
     .map(([kind]) => kind)
     .join(' + ');
+}
+
+function packedName(source: Exclude<WeightSource, { kind: 'tensor' }>): string {
+  if (source.kind === 'gptq') return 'GPTQ';
+  return source.layout === 'awq' ? 'AWQ' : 'compressed-tensors';
 }
 
 function sum(values: readonly number[]): number {

@@ -4,14 +4,13 @@
  * Problems do not stop it: they are collected, so that one error lists everything that is wrong with a checkpoint. What an absent
  * tensor stands for is then a placeholder number, which never leaves this room because finish() throws.
  */
-import { type GptqConfig, parseGptqConfig, resolveZeroOffset } from '../checkpoint/gptq_config';
+import { type QuantizationConfig, foreignByTensors, parseQuantizationConfig } from '../checkpoint/quantization_config';
 import { isBlockType } from '../checkpoint/dtype';
+import { SettingsReader } from '../checkpoint/settings_reader';
 import type { Checkpoint, TensorEntry } from '../checkpoint/types';
 import { LowbitError } from '../errors';
 import type { WeightSource } from '../graph/plan';
-
-/** Weights a plan may take directly; block types are GGUF's and need whole blocks per row, which the reader has checked. */
-const FLOATS: readonly string[] = ['F32', 'F16', 'BF16'];
+import { ABSENT, FLOATS, type PackedTensors, packedLinear, packedTensorNames } from './packed';
 
 /**
  * Tensors that carry nothing a plan needs: rotary tables and causal masks that old exporters saved, and GGUF's rope tensors, which
@@ -19,24 +18,33 @@ const FLOATS: readonly string[] = ['F32', 'F16', 'BF16'];
  */
 const IGNORED = /(^|\.)(rotary_emb\.inv_freq|masked_bias|rope_freqs\.weight|rope_factors_(long|short)\.weight)$/;
 
-/** Stands for a tensor that is not there, until finish() throws. */
-const ABSENT = -1;
-
 /** How many problems the message spells out; details.problems has all. */
 const SHOWN = 12;
 
 export class TensorResolver {
   private readonly problems: string[] = [];
   private readonly used = new Set<number>();
-  private readonly gptq: GptqConfig | undefined;
+  private readonly quantization: QuantizationConfig | undefined;
+  private readonly packedTensors: PackedTensors;
   private readonly warnings: string[] = [];
 
-  /** Throws what parseGptqConfig throws for a quantization_config it cannot read. */
+  /** Throws what parseQuantizationConfig throws for a quantization_config it cannot read. */
   constructor(
     private readonly checkpoint: Checkpoint,
     private readonly onWarning: (message: string) => void,
   ) {
-    this.gptq = parseGptqConfig(checkpoint.config, checkpoint.path);
+    this.quantization = parseQuantizationConfig(checkpoint.config, checkpoint.path);
+    this.packedTensors = {
+      checkpoint,
+      problem: (message) => void this.problems.push(message),
+      warn: (message) => void this.warnings.push(message),
+      take: (name, shape, dtypes) => this.take(name, shape, dtypes),
+      use: (name) => {
+        const index = checkpoint.find(name);
+        if (index !== undefined) this.used.add(index);
+      },
+      count: () => this.problems.length,
+    };
   }
 
   get ropePermuted(): boolean {
@@ -57,24 +65,32 @@ export class TensorResolver {
     return index;
   }
 
-  /** The source of linear `name`: dense when name.weight exists, GPTQ when name.qweight does. */
+  /** The source of linear `name`: dense when name.weight exists, packed when the tensors of a quantised linear do. */
   matrix(name: string, n: number, k: number): WeightSource {
-    const dense = this.checkpoint.find(`${name}.weight`) !== undefined;
-    const packed = this.checkpoint.find(`${name}.qweight`) !== undefined;
-    if (dense || (!packed && this.gptq?.module(name) === undefined)) {
+    const has = (part: string): boolean => this.checkpoint.find(`${name}.${part}`) !== undefined;
+    const part = packedTensorNames.find(has);
+    if (has('weight') || (part === undefined && !this.expectsPacked(name))) {
       return { kind: 'tensor', tensor: this.dense(`${name}.weight`, [n, k], 'matrix') };
     }
-    if (packed) return this.packed(name, n, k);
-    this.problems.push(`${name} has neither qweight nor weight`);
+    if (part !== undefined) return packedLinear(this.packedTensors, this.quantization, part, name, n, k);
+    this.problems.push(
+      `${name} has neither ${this.quantization?.method === 'compressed-tensors' ? 'weight_packed' : 'qweight'} nor weight`,
+    );
     return { kind: 'tensor', tensor: ABSENT };
+  }
+
+  private expectsPacked(name: string): boolean {
+    const { quantization } = this;
+    if (quantization === undefined) return false;
+    return quantization.method === 'awq' ? quantization.packs(name) : quantization.module(name) !== undefined;
   }
 
   /**
    * The bias of linear `name`, or undefined. One that was not asked for is used nevertheless where the configuration cannot tell:
-   * GGUF has no key for it, and old GPTQ writers add zero biases to every linear.
+   * GGUF has no key for it, and old writers of packed weights add zero biases to every linear.
    */
   bias(name: string, n: number, required: boolean, kind: WeightSource['kind']): number | undefined {
-    const tolerated = kind === 'gptq' || this.checkpoint.kind === 'gguf';
+    const tolerated = kind !== 'tensor' || this.checkpoint.kind === 'gguf';
     const present = this.checkpoint.find(`${name}.bias`) !== undefined;
     return required || (present && tolerated) ? this.dense(`${name}.bias`, [n], 'vector') : undefined;
   }
@@ -93,8 +109,11 @@ export class TensorResolver {
     if (problems.length === 0) {
       const [first] = this.warnings;
       if (first !== undefined) this.onWarning(this.warnings.length > 1 ? `${first} (and so are ${this.warnings.length - 1} more)` : first);
+      if (this.quantization?.method === 'compressed-tensors') this.quantization.warnings.forEach(this.onWarning);
       return;
     }
+    const foreign = this.quantization === undefined ? foreignByTensors(unknown.map(({ name }) => name)) : undefined;
+    if (foreign !== undefined) throw unreadable(this.checkpoint.path, foreign);
     const more = problems.length > SHOWN ? `; and ${problems.length - SHOWN} more` : '';
     throw new LowbitError(
       'CORRUPT_FILE',
@@ -102,45 +121,6 @@ export class TensorResolver {
         'Check that all files were downloaded and that config.json belongs to them.',
       { file: this.checkpoint.path, problems },
     );
-  }
-
-  /** A GPTQ linear: qweight [k*bits/32, n], qzeros [groups, n*bits/32], scales [groups, n] and, when columns were reordered, g_idx [k]. */
-  private packed(name: string, n: number, k: number): WeightSource {
-    const settings = this.gptq?.module(name);
-    if (settings === undefined) {
-      const why = this.gptq === undefined ? 'there is no quantization_config' : 'a dynamic rule leaves it dense';
-      this.problems.push(`${name}.qweight is packed, but ${why}`);
-      for (const part of ['qweight', 'qzeros', 'scales', 'g_idx']) this.markUsed(`${name}.${part}`);
-      return { kind: 'tensor', tensor: ABSENT };
-    }
-    const { bits, descAct } = settings;
-    const groupSize = settings.groupSize === -1 ? k : Math.min(settings.groupSize, k);
-    const groups = Math.ceil(k / groupSize);
-    for (const [side, length] of [
-      ['rows', n],
-      ['columns', k],
-    ] as const) {
-      if ((length * bits) % 32 !== 0)
-        this.problems.push(`${name} has ${length} ${side} of ${bits} bits, which do not fill whole 32-bit words`);
-    }
-    const qweight = this.take(`${name}.qweight`, [(k * bits) / 32, n], ['I32']);
-    const before = this.problems.length;
-    const qzeros = this.take(`${name}.qzeros`, [groups, (n * bits) / 32], ['I32']);
-    const zeroOffset = this.problems.length === before ? this.zeroOffset(qzeros, { ...settings, format: this.gptq?.format ?? 'v1' }) : 1;
-    const scales = this.take(`${name}.scales`, [groups, n], FLOATS);
-    const gIdx = descAct || this.checkpoint.find(`${name}.g_idx`) !== undefined ? { gIdx: this.take(`${name}.g_idx`, [k], ['I32']) } : {};
-    return { kind: 'gptq', qweight, qzeros, scales, ...gIdx, bits, groupSize, zeroOffset };
-  }
-
-  private zeroOffset(qzeros: number, config: Pick<GptqConfig, 'bits' | 'sym' | 'format'>): 0 | 1 {
-    const { zeroOffset, warning } = resolveZeroOffset(this.checkpoint, qzeros, config);
-    if (warning !== undefined) this.warnings.push(warning);
-    return zeroOffset;
-  }
-
-  private markUsed(name: string): void {
-    const index = this.checkpoint.find(name);
-    if (index !== undefined) this.used.add(index);
   }
 
   /** The number of tensor `name`, or ABSENT; what is wrong with it is noted. */
@@ -158,6 +138,10 @@ export class TensorResolver {
     }
     return index;
   }
+}
+
+function unreadable(file: string, what: string): LowbitError {
+  return new SettingsReader({}, file).unsupported(what);
 }
 
 function sameShape(entry: TensorEntry, shape: readonly number[]): boolean {

@@ -1,19 +1,20 @@
 /** GPTQ settings as tools write them, and zero points told apart by content. */
 import fs from 'node:fs';
 import path from 'node:path';
-import { type GptqConfig, openCheckpoint, parseGptqConfig, resolveZeroOffset } from '../../lib/checkpoint';
+import { type GptqConfig, openCheckpoint, parseQuantizationConfig, resolveZeroOffset } from '../../lib/checkpoint';
 import type { Checkpoint } from '../../lib/checkpoint/types';
+import { integers } from './tiny';
 import { FIXTURES, errorOf, safetensorsFile, temporaryDirectory } from './support';
 
 const parse = (quantization_config: unknown): GptqConfig => {
-  const parsed = parseGptqConfig({ quantization_config });
-  if (parsed === undefined) throw new Error('not quantised');
+  const parsed = parseQuantizationConfig({ quantization_config });
+  if (parsed?.method !== 'gptq') throw new Error('not GPTQ');
   return parsed;
 };
 
 test('no quantisation', () => {
-  expect(parseGptqConfig({})).toBeUndefined();
-  expect(parseGptqConfig({ quantization_config: null })).toBeUndefined();
+  expect(parseQuantizationConfig({})).toBeUndefined();
+  expect(parseQuantizationConfig({ quantization_config: null })).toBeUndefined();
 });
 
 test('defaults, synonyms, null as not given', () => {
@@ -46,9 +47,6 @@ test('dynamic rules: skipping ones first, then the first match, from the start o
 });
 
 test.each<[string, unknown, string, string]>([
-  ['awq', { quant_method: 'awq', bits: 4 }, 'UNSUPPORTED', 'an AWQ checkpoint, which this version does not read; use a GPTQ'],
-  ['compressed-tensors', { quant_method: 'compressed-tensors' }, 'UNSUPPORTED', 'compressed-tensors'],
-  ['another method', { quant_method: 'constructor' }, 'UNSUPPORTED', 'weights quantised by "constructor"'],
   ['planar', { bits: 4, format: 'gptq_p' }, 'UNSUPPORTED', '"gptq_p" (planar words)'],
   ['marlin by format', { bits: 4, checkpoint_format: 'marlin' }, 'UNSUPPORTED', '"marlin"'],
   ['marlin by flag', { bits: 4, is_marlin_format: true }, 'UNSUPPORTED', 'Marlin layout'],
@@ -75,11 +73,11 @@ describe('zero points of files that other tools wrote', () => {
   const interop = path.join(FIXTURES, 'interop');
   test.each(fs.readdirSync(interop).filter((name) => name.startsWith('gptq-')))('%s', async (name) => {
     const checkpoint = await openCheckpoint(path.join(interop, name));
-    const config = parseGptqConfig(checkpoint.config) as GptqConfig;
+    const config = parseQuantizationConfig(checkpoint.config) as GptqConfig;
     const qzeros = checkpoint.tensors.flatMap((tensor, i) => (tensor.name.endsWith('.qzeros') ? [i] : []));
     expect(qzeros.length).toBeGreaterThan(0);
     for (const i of qzeros) expect(resolveZeroOffset(checkpoint, i, config)).toEqual({ zeroOffset: name.includes('-v1-') ? 1 : 0 });
-    if (!config.sym) return;
+    if (!config.sym && config.bits !== 3 && config.bits !== 4) return;
     const wrong = { ...config, format: config.format === 'v1' ? 'v2' : 'v1' } as const;
     const resolved = resolveZeroOffset(checkpoint, qzeros[0] as number, wrong);
     expect(resolved.zeroOffset).toBe(config.format === 'v1' ? 1 : 0);
@@ -122,8 +120,32 @@ describe('zero points made here', () => {
       return (['v1', 'v2'] as const).map((format) => resolveZeroOffset(checkpoint, 0, { bits: 4, sym, format }).zeroOffset);
     };
     expect(await offsets([0x88888888], false)).toEqual([1, 0]);
+    expect(await offsets(Array<number>(31).fill(0x88888888), false)).toEqual([1, 0]);
+    expect(await offsets(Array<number>(32).fill(0x88888888), false)).toEqual([0, 0]);
+    expect(await offsets(Array<number>(32).fill(0x77777777), false)).toEqual([1, 1]);
     expect(await offsets([0x88888887], true)).toEqual([1, 0]);
     expect(await offsets([], true)).toEqual([1, 0]);
+  });
+
+  // Zero points around the middle of the range, 7.5, as asymmetric weights have; stored as they are (v2) and one less (v1).
+  test('asymmetric zero points by their mean', async () => {
+    const random = integers(7);
+    const fields = (offset: number, count: number): number[] =>
+      Array.from({ length: count }, () =>
+        Array.from({ length: 8 }, () => 6 + (random() % 4) - offset).reduce((word, z) => word * 16 + z, 0),
+      );
+    const settings = { bits: 4, groupSize: 128, sym: false, descAct: false } as const;
+    const read = async (words: readonly number[], sym = false): Promise<(0 | 1)[]> => {
+      const checkpoint = await withWords(words, [1, words.length]);
+      return (['v1', 'v2'] as const).map(
+        (format) => resolveZeroOffset(checkpoint, 0, { ...settings, sym, format, module: () => ({ ...settings, sym }) }).zeroOffset,
+      );
+    };
+    expect(await read(fields(0, 256))).toEqual([0, 0]);
+    expect(await read(fields(1, 256))).toEqual([1, 1]);
+    expect(await read(fields(0.5, 256).map(() => 0x12345678))).toEqual([1, 0]); // a mean that neither predicts
+    expect(await read(fields(0, 255))).toEqual([1, 0]); // too few
+    expect(await read(fields(0, 256), true)).toEqual([1, 0]); // not where they should be equal
   });
 
   test('a tensor that is no I32 matrix', async () => {

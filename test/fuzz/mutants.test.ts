@@ -7,6 +7,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { LowbitError, loadModel, quantize } from '../../lib';
 import { f32, type GgufTensor, ggufFile, temporaryDirectory } from '../checkpoint/support';
+import { type RepackOptions, repack } from '../checkpoint/repack';
 import { integers, tinyCheckpoint, writeTinyCheckpoint } from '../checkpoint/tiny';
 
 const mutants = Number(process.env['LOWBIT_FUZZ_MUTANTS'] ?? 10_000);
@@ -25,6 +26,14 @@ async function gptq(scratch: string, bits: 2 | 3 | 4 | 8): Promise<Base> {
   await quantize({ model: source, output, method: 'rtn', bits, groupSize: 32, sym: bits !== 2 });
   const files = new Map(['model.safetensors', 'config.json'].map((name) => [name, readFileSync(path.join(output, name))]));
   return { name: `gptq-${bits}`, files, model: '.' };
+}
+
+/** The GPTQ checkpoint as another tool would write it. */
+function repacked(scratch: string, from: string, name: string, options: RepackOptions): Base {
+  const output = path.join(scratch, name);
+  repack(path.join(scratch, from), output, options);
+  const files = new Map(['model.safetensors', 'config.json'].map((file) => [file, readFileSync(path.join(output, file))]));
+  return { name, files, model: '.' };
 }
 
 /** Block types by their rows: [type id, values, bytes]. */
@@ -162,6 +171,9 @@ describe('damaged checkpoints', () => {
       await gptq(scratch, 4),
       await gptq(scratch, 3),
       await gptq(scratch, 2),
+      repacked(scratch, 'gptq-4', 'awq', { layout: 'awq' }),
+      repacked(scratch, 'gptq-3', 'compressed-tensors', { layout: 'stream' }),
+      repacked(scratch, 'gptq-3', 'compressed-tensors-padded', { layout: 'padded' }),
       gguf('gguf', 32, rows32),
       gguf('gguf-k', 256, rows256),
     ];

@@ -17,7 +17,7 @@ function usedTensors(plan: Plan): number[] {
   const ofWeights = plan.weights.flatMap(({ source }) =>
     source.kind === 'tensor'
       ? [source.tensor]
-      : [source.qweight, source.qzeros, source.scales, ...(source.gIdx === undefined ? [] : [source.gIdx])],
+      : [source.qweight, source.qzeros, source.scales, source.gIdx].filter((tensor): tensor is number => tensor !== undefined),
   );
   return [...ofWeights, ...plan.vectors.map(({ tensor }) => tensor)].sort((a, b) => a - b);
 }
