@@ -203,6 +203,7 @@ export function inTurn<T>(key: string, signal: AbortSignal | undefined, work: ()
       if (!started) reject(cancelled(signal));
     };
     signal?.addEventListener('abort', abort, { once: true });
+    if (signal?.aborted) abort();
     mine.then(resolve, reject).finally(() => signal?.removeEventListener('abort', abort));
   });
 }

@@ -1,6 +1,7 @@
 /** lib/hub against a server that speaks the hub's protocol: what is fetched, how it lies in the cache, and everything that can go wrong. */
 import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 import { inspect, loadModel, pull, quantize } from '../../lib';
 import { pullModel } from '../../lib/hub';
 import { hubSettings } from '../../lib/hub/environment';
@@ -167,10 +168,19 @@ describe('fetching', () => {
     expect(hub.seen.length).toBe(2); // which commit, which files
   });
 
-  test('a file list of several pages', async () => {
+  test('a file list of several pages; the token stays with the hub even if they are elsewhere', async () => {
     hub.pageSize = 2;
     const { pull: get } = fresh();
     expect(readdirSync((await get()).path).sort()).toEqual(needed);
+    hub.reset();
+    hub.pageSize = 2;
+    hub.pagesElsewhere = true;
+    expect(readdirSync((await fresh().pull('hf:owner/name', { token: goodToken })).path).sort()).toEqual(needed);
+    const pages = hub.seen.filter(({ path: asked }) => asked.includes('/tree/'));
+    expect(pages.slice(0, 2).map(({ origin, authorization }) => [origin, authorization])).toEqual([
+      ['hub', `Bearer ${goodToken}`],
+      ['cdn', undefined],
+    ]);
   });
 
   test('shards, by the index', async () => {
@@ -330,19 +340,20 @@ describe('interruptions', () => {
 
   test('an abort while another load fetches the same file', async () => {
     const { pull: get } = fresh();
-    const controller = new AbortController();
-    const other = new AbortController();
+    const [front, waiting] = [new AbortController(), new AbortController()];
     hub.fault = (request) => (isContent(request) ? { stallAfter: 200_000 } : undefined);
-    const first = errorOf(() =>
-      get('hf:owner/name', {
-        signal: other.signal,
-        onProgress: ({ file, done }) => {
-          if (file === 'model.safetensors' && done > 0) controller.abort();
-        },
-      }),
-    );
-    expect(await errorOf(() => get('hf:owner/name', { signal: controller.signal }))).toMatchObject({ code: 'CANCELLED' });
-    other.abort();
+    let first = Promise.resolve<unknown>(undefined);
+    await new Promise<void>((started) => {
+      const onProgress = ({ file, done }: HubProgress): void => (file === 'model.safetensors' && done > 0 ? started() : undefined);
+      first = errorOf(() => get('hf:owner/name', { signal: front.signal, onProgress }));
+    });
+    const second = errorOf(() => get('hf:owner/name', { signal: waiting.signal }));
+    while (hub.seen.filter(({ path: asked }) => asked.includes('/tree/')).length < 2) await wait(5);
+    await wait(5); // from here on it waits for the first; if it does not yet, the outcome is the same
+    waiting.abort();
+    expect(await second).toMatchObject({ code: 'CANCELLED' });
+    expect(hub.downloads.filter(isContent).length).toBe(1);
+    front.abort();
     expect(await first).toMatchObject({ code: 'CANCELLED' });
   });
 });

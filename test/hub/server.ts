@@ -54,6 +54,8 @@ export class TestHub {
   fault: (request: Seen) => Fault | undefined = () => undefined;
   /** Files per answer of the file list. */
   pageSize = 1000;
+  /** Whether the second page of the file list is at another origin. */
+  pagesElsewhere = false;
   private readonly contents = new Map<string, Uint8Array>();
 
   private constructor(
@@ -90,6 +92,7 @@ export class TestHub {
     this.seen.length = 0;
     this.fault = () => undefined;
     this.pageSize = 1000;
+    this.pagesElsewhere = false;
   }
 
   private async answer(origin: 'hub' | 'cdn', request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -101,7 +104,7 @@ export class TestHub {
     this.seen.push(seen);
     const fault = this.fault(seen) ?? {};
     if (fault.status !== undefined) return void response.writeHead(fault.status, fault.headers).end('broken on purpose');
-    if (origin === 'cdn') {
+    if (origin === 'cdn' && seen.path.startsWith('/content/')) {
       this.send(response, seen, fault, this.contents.get(seen.path.slice('/content/'.length)) as Uint8Array, {});
       return;
     }
@@ -139,7 +142,9 @@ export class TestHub {
       url.searchParams.set('cursor', String(end));
       const entries = paths.slice(start, end).map((path) => entryOf(repository, path));
       json([...entries, { type: 'directory', path: 'folder', size: 0, oid: gitSha1(Buffer.from('')) }], {
-        ...(end < paths.length ? { link: `<${url.href}>; rel="next"` } : {}),
+        ...(end < paths.length
+          ? { link: `<${this.pagesElsewhere ? originOf(this.cdn) + url.pathname + url.search : url.href}>; rel="next"` }
+          : {}),
       });
       return;
     }
