@@ -107,21 +107,25 @@ Napi::Value Solve(const Napi::CallbackInfo& info) {
     }
   }
   if (!status.ok()) return Reject(env, status);
-  auto solved = std::make_shared<std::vector<Solved>>();
+  auto outputs = std::make_shared<std::vector<SolveOutput>>();
   ++state->owner->busy;
   JobSpec job;
   job.worker = state->owner->worker;
   job.control = info[2];
   job.keep = {info[0]};
-  job.work = [state, jobs, solved](const Progress& progress) -> Status {
+  job.work = [state, jobs, outputs](const Progress& progress) -> Status {
     std::vector<SolveRequest> requests;
     for (const SolveJob& j : *jobs) requests.push_back(j.request);
-    LOWBIT_ASSIGN_OR_RETURN(*solved, state->calibration->Solve(requests, progress));
+    LOWBIT_ASSIGN_OR_RETURN(std::vector<Solved> solved, state->calibration->Solve(requests, progress));
+    for (size_t i = 0; i < solved.size(); ++i) {
+      LOWBIT_ASSIGN_OR_RETURN(SolveOutput output, MakeOutput((*jobs)[i], std::move(solved[i])));
+      outputs->push_back(std::move(output));
+    }
     return Status::Ok();
   };
-  job.result = [jobs, solved](Napi::Env e) {
-    Napi::Array out = Napi::Array::New(e, solved->size());
-    for (size_t i = 0; i < solved->size(); ++i) out.Set(static_cast<uint32_t>(i), SolveResultValue(e, (*jobs)[i], (*solved)[i]));
+  job.result = [jobs, outputs](Napi::Env e) {
+    Napi::Array out = Napi::Array::New(e, outputs->size());
+    for (size_t i = 0; i < outputs->size(); ++i) out.Set(static_cast<uint32_t>(i), SolveResultValue(e, (*jobs)[i], (*outputs)[i]));
     return out;
   };
   job.finally = [state] { --state->owner->busy; };

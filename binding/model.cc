@@ -129,19 +129,19 @@ Napi::Value SolveOne(const Napi::CallbackInfo& info) {
     request = ReadSolveJob(info[1].As<Napi::Number>().Int32Value(), options, &status);
   }
   if (!status.ok()) return Reject(env, status);
-  auto solved = std::make_shared<std::vector<Solved>>();
+  auto output = std::make_shared<SolveOutput>();
   ++state->busy;
   JobSpec job;
   job.worker = state->worker;
   job.control = info[3];
   job.keep = {info[0]};
-  job.work = [state, request, solved](const Progress&) -> Status {
+  job.work = [state, request, output](const Progress&) -> Status {
     LOWBIT_ASSIGN_OR_RETURN(Solved one,
                             SolveWeight(*state->model, request.request.weight, request.request.method, request.request.options));
-    solved->push_back(std::move(one));
+    LOWBIT_ASSIGN_OR_RETURN(*output, MakeOutput(request, std::move(one)));
     return Status::Ok();
   };
-  job.result = [request, solved](Napi::Env e) { return SolveResultValue(e, request, (*solved)[0]); };
+  job.result = [request, output](Napi::Env e) { return SolveResultValue(e, request, *output); };
   job.finally = [state] { --state->busy; };
   return StartJob(env, std::move(job));
 }

@@ -1,16 +1,45 @@
 // binding/: see solve_result.h.
 #include "solve_result.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "base/half.h"
 #include "part/part.h"
 
 namespace lowbit {
+namespace {
+
+// What single methods take, and the parts around any of them (cpp/quantize/quantize_parts.h, which checks the ranges).
+void ReadMethodOptions(Fields& f, PartsOptions* o) {
+  constexpr int64_t kMost = 1 << 20;
+  o->awq.grid = static_cast<int>(f.Int("awqGrid", 0, kMost));
+  o->awq.clip = f.Bool("awqClip");
+  o->hqq.lp_norm = f.Number("hqqLpNorm");
+  o->hqq.beta = f.Number("hqqBeta");
+  o->hqq.iterations = static_cast<int>(f.Int("hqqIterations", 0, kMost));
+  o->spqr.outlier_threshold = f.Number("spqrOutlierThreshold");
+  o->spqr.max_outliers = f.Number("spqrMaxOutliers");
+  const std::string order = f.String("spqrOrder");
+  if (order == "identity")
+    o->spqr.order = SpqrOrder::kIdentity;
+  else if (order == "group_aware")
+    o->spqr.order = SpqrOrder::kGroupAware;
+  else if (order != "act_order")
+    f.Fail("spqrOrder", "\"act_order\", \"group_aware\" or \"identity\"");
+  o->mixllm.fraction = f.Number("mixllmFraction");
+  o->finequant.alpha = f.Number("finequantAlpha");
+  o->smooth.alpha = f.Number("smoothAlpha");
+  o->eora.rank = static_cast<int>(f.Int("eoraRank", 0, kMost));
+}
+
+}  // namespace
 
 SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   SolveJob job;
   job.request.weight = weight;
   const std::string method = f.String("method");
-  QuantizeOptions& o = job.request.options;
+  QuantizeOptions& o = job.request.options.base;
   o.bits = static_cast<int>(f.Int("bits", 2, 8));
   o.group_size = static_cast<int>(f.Int("groupSize", -1, 1 << 24));
   o.sym = f.Bool("sym");
@@ -27,6 +56,7 @@ SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   o.damp_auto_increment = f.Number("dampAutoIncrement");
   o.block_size = static_cast<int>(f.Int("blockSize", 1, 1 << 20));
   o.min_tokens = f.Int("minTokens", 0, int64_t(1) << 53);
+  ReadMethodOptions(f, &job.request.options);
   job.zero_offset = static_cast<int>(f.Int("zeroOffset", 0, 1));
   if (!status->ok()) return job;
   const Result<Method> parsed = ParseMethod(method);
@@ -37,8 +67,25 @@ SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   return job;
 }
 
-Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const Solved& solved) {
-  const QuantizedLinear& q = solved.linear;
+Result<SolveOutput> MakeOutput(const SolveJob& job, Solved solved) {
+  SolveOutput out;
+  out.seconds = solved.seconds;
+  out.linear = std::move(solved.linear);
+  const std::string name = Format("weight %d", job.request.weight);
+  LOWBIT_ASSIGN_OR_RETURN(out.grid, AsGptq(name.c_str(), out.linear));
+  out.linear.affine.clear();
+  const QuantizedLinear& q = out.grid;
+  const size_t n = static_cast<size_t>(q.n), k = static_cast<size_t>(q.k), bits = static_cast<size_t>(q.bits);
+  out.qweight.resize(k * bits / 32 * n);
+  out.qzeros.resize(static_cast<size_t>(q.groups) * (n * bits / 32));
+  WriteGptqWords(q.n, q.k, q.bits, q.groups, job.zero_offset, q.codes, q.zeros, out.qweight, out.qzeros);
+  out.grid.codes = {};
+  return out;
+}
+
+Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const SolveOutput& output) {
+  const QuantizedLinear& q = output.grid;
+  const LinearParts& linear = output.linear;
   const size_t n = static_cast<size_t>(q.n), k = static_cast<size_t>(q.k), groups = static_cast<size_t>(q.groups);
   Napi::Object out = Napi::Object::New(env);
   out.Set("weight", job.request.weight);
@@ -47,26 +94,24 @@ Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const Solved& s
   out.Set("bits", q.bits);
   out.Set("groupSize", q.group_size);
   out.Set("sym", q.sym);
-  out.Set("error", q.error);
-  out.Set("dampPercent", q.damp_percent);
-  out.Set("deadColumns", q.dead_columns);
-  out.Set("seconds", solved.seconds);
-  Napi::Array fallbacks = Napi::Array::New(env, q.fallbacks.size());
-  for (size_t i = 0; i < q.fallbacks.size(); ++i) fallbacks.Set(static_cast<uint32_t>(i), q.fallbacks[i]);
+  out.Set("error", linear.error);
+  out.Set("dampPercent", linear.damp_percent);
+  out.Set("deadColumns", linear.dead_columns);
+  out.Set("seconds", output.seconds);
+  Napi::Array fallbacks = Napi::Array::New(env, linear.fallbacks.size());
+  for (size_t i = 0; i < linear.fallbacks.size(); ++i) fallbacks.Set(static_cast<uint32_t>(i), linear.fallbacks[i]);
   out.Set("fallbacks", fallbacks);
 
-  const size_t bits = static_cast<size_t>(q.bits);
-  Napi::Int32Array qweight = Napi::Int32Array::New(env, k * bits / 32 * n);
-  Napi::Int32Array qzeros = Napi::Int32Array::New(env, groups * (n * bits / 32));
-  WriteGptqWords(q.n, q.k, q.bits, q.groups, job.zero_offset, q.codes, q.zeros, {qweight.Data(), qweight.ElementLength()},
-                 {qzeros.Data(), qzeros.ElementLength()});
+  Napi::Int32Array qweight = Napi::Int32Array::New(env, output.qweight.size());
+  Napi::Int32Array qzeros = Napi::Int32Array::New(env, output.qzeros.size());
+  std::copy(output.qweight.begin(), output.qweight.end(), qweight.Data());
+  std::copy(output.qzeros.begin(), output.qzeros.end(), qzeros.Data());
   // The checkpoint stores scales [groups, n].
   Napi::Uint16Array scales = Napi::Uint16Array::New(env, groups * n);
   for (size_t r = 0; r < n; ++r)
     for (size_t g = 0; g < groups; ++g) scales.Data()[g * n + r] = FloatToHalf(q.scales[r * groups + g]);
   Napi::Int32Array g_idx = Napi::Int32Array::New(env, k);
-  for (size_t j = 0; j < k; ++j)
-    g_idx.Data()[j] = q.g_idx.empty() ? static_cast<int32_t>(j / static_cast<size_t>(q.group_size)) : q.g_idx[j];
+  for (size_t j = 0; j < k; ++j) g_idx.Data()[j] = q.GroupOf(static_cast<int>(j));
   out.Set("qweight", qweight);
   out.Set("qzeros", qzeros);
   out.Set("scales", scales);

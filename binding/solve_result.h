@@ -3,6 +3,9 @@
 
 #include <napi.h>
 
+#include <cstdint>
+#include <vector>
+
 #include "engine/calibration.h"
 #include "fields.h"
 
@@ -13,7 +16,17 @@ struct SolveJob {
   int zero_offset = 1;
 };
 
+// A solved linear as its output wants it, made on the worker thread.
+struct SolveOutput {
+  LinearParts linear;  // without codes, which have become the words below
+  QuantizedLinear grid;
+  std::vector<int32_t> qweight, qzeros;
+  double seconds = 0;
+};
+
 SolveJob ReadSolveJob(int weight, Fields& options, Status* status);
-Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const Solved& solved);
+// UNSUPPORTED for a result that a GPTQ checkpoint cannot hold.
+Result<SolveOutput> MakeOutput(const SolveJob& job, Solved solved);
+Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const SolveOutput& output);
 
 }  // namespace lowbit

@@ -170,6 +170,19 @@ export interface SolveOptions {
   readonly dampAutoIncrement: number;
   readonly blockSize: number;
   readonly minTokens: number;
+  // Of single methods and of the parts around any of them: cpp/quantize/quantize_parts.h.
+  readonly awqGrid: number;
+  readonly awqClip: boolean;
+  readonly hqqLpNorm: number;
+  readonly hqqBeta: number;
+  readonly hqqIterations: number;
+  readonly spqrOutlierThreshold: number;
+  readonly spqrMaxOutliers: number;
+  readonly spqrOrder: 'act_order' | 'group_aware' | 'identity';
+  readonly mixllmFraction: number;
+  readonly finequantAlpha: number;
+  readonly smoothAlpha: number;
+  readonly eoraRank: number;
   /** What the stored zero points are less by: 1 writes v1 words ("gptq"), 0 writes v2 words ("gptq_v2"). */
   readonly zeroOffset: 0 | 1;
 }

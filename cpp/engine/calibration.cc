@@ -5,57 +5,24 @@
 #include <chrono>
 #include <cstring>
 
+#include "quantize/pack_parts.h"
+
 namespace lowbit {
 namespace {
 
-// The packed form of a quantised linear, for the passes that follow. With scattered groups (act-order) the columns are
-// laid out group by group and the part remembers their order.
-Result<Part> PackQuantized(const char* name, const QuantizedLinear& q) {
-  const size_t n = static_cast<size_t>(q.n), k = static_cast<size_t>(q.k), groups = static_cast<size_t>(q.groups);
-  std::vector<int32_t> order;
-  std::vector<uint8_t> codes;
-  if (!q.g_idx.empty()) {
-    order.resize(k);
-    for (size_t j = 0; j < k; ++j) order[j] = static_cast<int32_t>(j);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int32_t a, int32_t b) { return q.g_idx[static_cast<size_t>(a)] < q.g_idx[static_cast<size_t>(b)]; });
-    codes.resize(n * k);
-    for (size_t r = 0; r < n; ++r)
-      for (size_t j = 0; j < k; ++j) codes[r * k + j] = q.codes[r * k + static_cast<size_t>(order[j])];
-  }
-  std::vector<float> zeros;
-  const bool centred = std::all_of(q.zeros.begin(), q.zeros.end(), [&](uint8_t z) { return z == 1 << (q.bits - 1); });
-  if (!centred) zeros.assign(q.zeros.begin(), q.zeros.end());
-  AffineSource source;
-  source.n = q.n;
-  source.k = q.k;
-  source.bits = q.bits;
-  source.group_size = q.group_size;
-  source.affine = centred ? AffineKind::kSymmetric : AffineKind::kZeroPoint;
-  source.codes = order.empty() ? std::span<const uint8_t>(q.codes) : std::span<const uint8_t>(codes);
-  source.scales = q.scales;
-  source.seconds = zeros;
-  LOWBIT_ASSIGN_OR_RETURN(Part part, PackAffine(name, source));
-  part.permutation = std::move(order);
-  part.stored_bytes = (n * k * static_cast<size_t>(q.bits) + 7) / 8 + n * groups * 2 + (n * groups * static_cast<size_t>(q.bits) + 7) / 8;
-  return part;
-}
-
 constexpr int kCopyRows = 32;  // rows per task when states are saved and restored: about 100 KB
 
-Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const HessianView& hessian, const QuantizeOptions& options) {
+Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const HessianView& hessian, const PartsOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const WeightShape& shape = model.plan().weights[static_cast<size_t>(weight)];
   LOWBIT_ASSIGN_OR_RETURN(const std::vector<float> dense, model.DenseWeight(weight));
+  LayerStatistics stats;
+  stats.hessian = hessian;
   Solved solved;
-  LOWBIT_ASSIGN_OR_RETURN(solved.linear,
-                          Quantize(method, shape.name.c_str(), dense, shape.n, shape.k, hessian, options, model.kernels(), model.pool()));
-  LOWBIT_ASSIGN_OR_RETURN(Part part, PackQuantized(shape.name.c_str(), solved.linear));
-  if (model.in_memory(weight)) {
-    std::vector<Part> parts;
-    parts.push_back(std::move(part));
-    model.ReplaceWeight(weight, std::move(parts));
-  }
+  LOWBIT_ASSIGN_OR_RETURN(
+      solved.linear, QuantizeParts(method, shape.name.c_str(), dense, shape.n, shape.k, stats, options, model.kernels(), model.pool()));
+  LOWBIT_ASSIGN_OR_RETURN(std::vector<Part> parts, PackParts(shape.name.c_str(), solved.linear));
+  if (model.in_memory(weight)) model.ReplaceWeight(weight, std::move(parts));
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return solved;
 }
@@ -286,7 +253,7 @@ Result<std::vector<Solved>> Calibration::Solve(const std::vector<SolveRequest>& 
   return solved;
 }
 
-Result<Solved> SolveWeight(Model& model, int weight, Method method, const QuantizeOptions& options) {
+Result<Solved> SolveWeight(Model& model, int weight, Method method, const PartsOptions& options) {
   if (weight < 0 || weight >= static_cast<int>(model.plan().weights.size()))
     return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
   return SolveAndReplace(model, weight, method, HessianView(), options);

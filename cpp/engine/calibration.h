@@ -17,7 +17,7 @@
 #include "engine/calibration_stops.h"
 #include "engine/model.h"
 #include "plan/executor.h"
-#include "quantize/method.h"
+#include "quantize/quantize_parts.h"
 #include "solve/hessian.h"
 
 namespace lowbit {
@@ -46,11 +46,11 @@ struct CalibrationStop {
 struct SolveRequest {
   int weight = 0;
   Method method = Method::kGptq;
-  QuantizeOptions options;
+  PartsOptions options;
 };
 
 struct Solved {
-  QuantizedLinear linear;
+  LinearParts linear;
   double seconds = 0;
 };
 
@@ -106,6 +106,6 @@ class Calibration {
 constexpr int kMaxSampleTokens = 32768;
 
 // Quantises one weight without calibration data.
-Result<Solved> SolveWeight(Model& model, int weight, Method method, const QuantizeOptions& options);
+Result<Solved> SolveWeight(Model& model, int weight, Method method, const PartsOptions& options);
 
 }  // namespace lowbit

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <numeric>
 
 #include "base/half.h"
 #include "part/pack_common.h"
@@ -42,6 +43,35 @@ Status CheckCoverage(const char* name, const LinearParts& linear) {
                static_cast<int>(missing - covered.begin()), name);
 }
 
+// The columns in the order of their groups, for codes of a stored column order; empty without one.
+Result<std::vector<int32_t>> ColumnOrder(const char* name, const AffineCodes& affine, int k) {
+  std::vector<int32_t> order;
+  if (affine.g_idx.empty()) return order;
+  std::vector<int> sizes(static_cast<size_t>(affine.groups));
+  for (const int32_t group : affine.g_idx) {
+    if (affine.g_idx.size() != static_cast<size_t>(k) || group < 0 || group >= affine.groups)
+      return Error(Code::kInvalidArgument, "Expected %d groups below %d for the columns of %s", k, affine.groups, name);
+    ++sizes[static_cast<size_t>(group)];
+  }
+  for (int g = 0; g < affine.groups; ++g)
+    if (sizes[static_cast<size_t>(g)] != std::min(affine.group_size, k - g * affine.group_size))
+      return Error(Code::kInvalidArgument, "Group %d of %s has %d columns; groups have %d", g, name, sizes[static_cast<size_t>(g)],
+                   affine.group_size);
+  order.resize(static_cast<size_t>(k));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return affine.g_idx[static_cast<size_t>(a)] < affine.g_idx[static_cast<size_t>(b)]; });
+  return order;
+}
+
+std::vector<uint8_t> Reordered(const std::vector<uint8_t>& codes, const std::vector<int32_t>& order) {
+  const size_t k = order.size();
+  std::vector<uint8_t> out(codes.size());
+  for (size_t row = 0; row < codes.size() / k; ++row)
+    for (size_t j = 0; j < k; ++j) out[row * k + j] = codes[row * k + static_cast<size_t>(order[j])];
+  return out;
+}
+
 }  // namespace
 
 Result<std::vector<Part>> PackParts(const char* name, const LinearParts& linear) {
@@ -61,18 +91,22 @@ Result<std::vector<Part>> PackParts(const char* name, const LinearParts& linear)
     source.bits = affine.bits;
     source.group_size = affine.group_size;
     source.affine = affine.affine;
-    source.codes = affine.codes;
+    LOWBIT_ASSIGN_OR_RETURN(std::vector<int32_t> order, ColumnOrder(name, affine, linear.k));
+    const bool whole = affine.codes.size() == static_cast<size_t>(source.n) * k;  // else PackAffine refuses
+    const std::vector<uint8_t> reordered = order.empty() || !whole ? std::vector<uint8_t>() : Reordered(affine.codes, order);
+    source.codes = reordered.empty() ? std::span<const uint8_t>(affine.codes) : std::span<const uint8_t>(reordered);
     source.scales = affine.scales;
     source.seconds = affine.seconds;
     LOWBIT_ASSIGN_OR_RETURN(Part part, PackAffine(name, source));
     part.rows = affine.rows;
-    part.stored_bytes += 4 * affine.rows.size();
+    part.permutation = std::move(order);
+    part.stored_bytes += 4 * (affine.rows.size() + affine.g_idx.size());
     const CodedScales& coded = affine.coded;
     if (coded.bits > 0) {
       const size_t rows = static_cast<size_t>(source.n), groups = static_cast<size_t>(affine.groups);
       const size_t codes = 2 * rows * ((groups * static_cast<size_t>(coded.bits) + 7) / 8);
-      part.stored_bytes =
-          rows * ((k * static_cast<size_t>(affine.bits) + 7) / 8) + codes + (rows + 15) / 16 * groups * 8 + 4 * affine.rows.size();
+      part.stored_bytes = rows * ((k * static_cast<size_t>(affine.bits) + 7) / 8) + codes + (rows + 15) / 16 * groups * 8 +
+                          4 * (affine.rows.size() + affine.g_idx.size());
     }
     parts.push_back(std::move(part));
   }

@@ -166,6 +166,7 @@ Result<LinearParts> QuantizeParts(Method method, const char* name, std::span<con
     seen_stats.max_abs = {};
   }
   LOWBIT_ASSIGN_OR_RETURN(LinearParts parts, Run(method, name, seen, n, k, seen_stats, options, kernels, pool));
+  if (MakesOneGrid(method) && input_scale.empty() && options.eora.rank == 0) return parts;  // which has its error already
   if (!input_scale.empty()) parts.input_scale = Product(input_scale, std::move(parts.input_scale));
 
   LOWBIT_ASSIGN_OR_RETURN(Block dense, Block::Allocate(w.size() * sizeof(float), MemoryClass::kScratch, "the error of a layer"));

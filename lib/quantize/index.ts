@@ -20,11 +20,11 @@ export type {
   CalibrationPrecision,
   CalibrationSource,
   QuantizeFormat,
-  QuantizeMethod,
   QuantizeOptions,
   QuantizeProgress,
   ReportFiles,
 } from './options';
+export type { QuantizeMethod } from './methods';
 export type { DynamicOverrides, DynamicRules } from './dynamic';
 export type { SolveSettings } from './settings';
 export type { LinearReport, QuantizeReport, SizePoint } from './report';
@@ -82,7 +82,7 @@ async function run(
 
   const solve = async (model: ModelHandle, journal: Journal): Promise<void> => {
     for (let block = 0; block < journal.firstBlock; block++) record.restore(await journal.readBlock(block));
-    const solveRun: SolveRun = { model, plan, targets, format, record, progress, signal, journal };
+    const solveRun: SolveRun = { model, plan, targets, method: options.method, format, record, progress, signal, journal };
     await (samples
       ? solveCalibrated(solveRun, samples, { precision: options.calibrationPrecision, tokenWeights: options.tokenWeights })
       : solveUncalibrated(solveRun));

@@ -7,12 +7,11 @@ import { LowbitError, invalidArgument } from '../errors';
 import { type HubOptions, hubOption } from '../hub';
 import { abortSignal, boolean, callback, integer, oneOf, pathString, type Rule } from '../options';
 import { DynamicTable, type DynamicRules } from './dynamic';
+import { methodNames, methods, type QuantizeMethod } from './methods';
 import { presets, type QuantizePreset, type TokenWeights } from './presets';
 import { checkEach, defaultSettings, settingRules, type SolveSettings } from './settings';
 
 export type CalibrationPrecision = 'fast' | 'exact';
-
-export type QuantizeMethod = 'gptq' | 'rtn';
 
 export type QuantizeFormat = 'gptq' | 'gptq_v2';
 
@@ -65,16 +64,16 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly hub?: HubOptions;
   /** Directory to create. Nothing appears there unless the run succeeds. */
   readonly output: string;
-  /** 'gptq' (needs calibration) or 'rtn', plain rounding. Default 'gptq'. */
+  /** One of the methods of QuantizeMethod; 'gptq', 'awq', 'spqr' and 'mixllm' need calibration. Default 'gptq'. */
   readonly method?: QuantizeMethod;
-  /** Settings of 'gptq' by name; settings given beside it win. Default 'quality'. */
+  /** Settings of 'gptq' and 'mixllm' by name; settings given beside it win. Default 'quality'. */
   readonly preset?: QuantizePreset;
   /**
    * Layout of the output. 'gptq': Hugging Face GPTQ checkpoint, version 1 for symmetric grids and version 2 otherwise; 'gptq_v2': version 2, whose
    * zero points are stored as they are. Default 'gptq'.
    */
   readonly format?: QuantizeFormat;
-  /** Required for 'gptq', unused by 'rtn'. */
+  /** Required for 'gptq', 'awq', 'spqr' and 'mixllm'; the others use it for eoraRank and smoothAlpha alone. */
   readonly calibration?: CalibrationSource;
   /** Samples to use at most, 1 to 1,000,000. Default 128. */
   readonly calibrationSamples?: number;
@@ -88,7 +87,7 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly calibrationPrecision?: CalibrationPrecision;
   /**
    * What a token counts for in the Hessians. 'magnitude', as published: the square of its input, which lets the first token of models with
-   * attention sinks outweigh all others; 'equal': all the same. Default: that of the preset, 'equal' for 'quality'.
+   * attention sinks outweigh all others; 'equal': all the same. Default: that of the preset ('equal' for 'quality'), 'equal' for methods without one.
    */
   readonly tokenWeights?: TokenWeights;
   /** Settings for single linears by regular expression, or false to leave them dense. */
@@ -123,7 +122,7 @@ export interface ResolvedOptions {
   readonly hub: HubOptions | undefined;
   readonly output: string; // absolute
   readonly method: QuantizeMethod;
-  readonly preset: QuantizePreset | undefined; // of 'gptq'
+  readonly preset: QuantizePreset | undefined; // of 'gptq' and 'mixllm'
   readonly format: QuantizeFormat;
   readonly settings: SolveSettings;
   readonly calibration: CalibrationSource | undefined;
@@ -161,7 +160,7 @@ const spec = {
   model: pathString,
   hub: hubOption,
   output: pathString,
-  method: oneOf('gptq', 'rtn'),
+  method: oneOf(...methodNames),
   preset: oneOf('quality', 'fast', 'compat'),
   format: oneOf('gptq', 'gptq_v2'),
   ...settingRules,
@@ -194,21 +193,23 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     if (given[name] === undefined) problems.push(invalidArgument(name, 'non-empty path', undefined));
   }
   const method = checked.method ?? 'gptq';
-  if (method === 'gptq' && given.calibration === undefined) {
+  if (methods[method].calibrated && given.calibration === undefined) {
     problems.push(
       invalidArgument(
         'calibration',
-        "a text, { file }, or an array of texts, token ids or conversations (method 'gptq' needs one, 'rtn' does not)",
+        `a text, { file }, or an array of texts, token ids or conversations (method '${method}' needs one, 'rtn' does not)`,
         undefined,
       ),
     );
   }
-  if (method !== 'gptq' && given.preset !== undefined) {
+  if (!methods[method].preset && given.preset !== undefined) {
     problems.push(
-      new LowbitError('INVALID_ARGUMENT', `preset is a choice of settings of 'gptq': leave it out for '${method}'`, { option: 'preset' }),
+      new LowbitError('INVALID_ARGUMENT', `preset is a choice of settings of 'gptq' and 'mixllm': leave it out for '${method}'`, {
+        option: 'preset',
+      }),
     );
   }
-  const preset = method === 'gptq' ? (checked.preset ?? 'quality') : undefined;
+  const preset = methods[method].preset ? (checked.preset ?? 'quality') : undefined;
   const dynamic = DynamicTable.parse(checked.dynamic, problems);
   if (problems.length !== before) return undefined;
   const settings = Object.fromEntries(
@@ -229,7 +230,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     calibrationSamples: checked.calibrationSamples ?? 128,
     calibrationLength: checked.calibrationLength ?? 512,
     calibrationPrecision: checked.calibrationPrecision ?? 'fast',
-    tokenWeights: checked.tokenWeights ?? presets[preset ?? 'fast'].tokenWeights,
+    tokenWeights: checked.tokenWeights ?? (preset === undefined ? 'equal' : presets[preset].tokenWeights),
     dynamic,
     threads: checked.threads ?? 0,
     overwrite: checked.overwrite ?? false,

@@ -16,6 +16,7 @@ import { calibrationSamples, type CalibrationSamples, type CalibrationTokenizer 
 import { fingerprintOf } from './fingerprint';
 import { listed, selectTargets, shortGroups, type Selection } from './layout';
 import { findJournal, type Found } from './journal';
+import { calibrates, checkMethodFits, methods } from './methods';
 import { joinProblems, resolveOptions, type ResolvedOptions } from './options';
 import { outputFormat, type OutputFormat } from './outputs';
 import { findSideFiles, type SideFile } from './sidefiles';
@@ -54,9 +55,10 @@ export async function prepare(given: unknown): Promise<Prepared> {
   if (plan === undefined || sideFiles === undefined) throw joinProblems(problems);
   const candidates = quantizableWeights(plan).flatMap(({ weights }) => weights);
   const selection = selectTargets(plan, candidates, options.settings, options.dynamic, problems);
-  if (options.method === 'gptq') checkGuard(selection, problems);
+  if (methods[options.method].preset) checkGuard(selection, problems);
   const samples = await collect(problems, async () => samplesOf(options, checkpoint, plan));
   const targets = [...selection.targets.values()];
+  checkMethodFits(options.method, options.format, targets, problems);
   const format = outputFormat(options, targets);
   const dense = format.dense(checkpoint, plan, selection.targets);
   const solvedBytes = targets.map((target) => format.solvedBytes(target));
@@ -136,11 +138,12 @@ function planOf(checkpoint: Checkpoint): Plan {
 }
 
 async function samplesOf(options: ResolvedOptions, checkpoint: Checkpoint, plan: Plan): Promise<CalibrationSamples | undefined> {
-  if (options.method !== 'gptq' || options.calibration === undefined) return undefined;
+  const { method, settings, calibration } = options;
+  if (calibration === undefined || !calibrates(method, settings, true)) return undefined;
   const length = options.calibrationLength;
   if (length > plan.maxSeqLen)
     throw invalidArgument('calibrationLength', `at most ${plan.maxSeqLen} (the context length of the model)`, length);
-  return calibrationSamples(options.calibration, lazyTokenizer(checkpoint, plan), {
+  return calibrationSamples(calibration, lazyTokenizer(checkpoint, plan), {
     samples: options.calibrationSamples,
     length,
     vocabSize: plan.vocabSize,

@@ -11,9 +11,9 @@ import type { SolvedBlock } from './journal';
 import { snakeCase } from './dynamic';
 import type { CalibrationSamples } from './calibration';
 import type { Target } from './layout';
+import { calibrates, settingsOf } from './methods';
 import type { ReportFiles, ResolvedOptions } from './options';
 import type { OutputFormat } from './outputs';
-import type { SolveSettings } from './settings';
 
 /** One quantised linear [n, k]. */
 export interface LinearReport {
@@ -72,9 +72,9 @@ export interface QuantizeReport {
   /** The directory written; absent in lowbit_report.json. */
   readonly output: string;
   readonly checkpointFormat: OutputFormat['name'];
-  /** Options as used, with defaults. Those that only GPTQ reads are absent for 'rtn'. */
+  /** Options as used, with defaults. Those that only other methods read are absent. */
   readonly options: Readonly<Record<string, unknown>>;
-  /** Null for 'rtn'. */
+  /** Null without calibration. */
   readonly calibration: {
     readonly source: CalibrationSamples['source'];
     readonly sha256: string;
@@ -220,19 +220,6 @@ export class RunRecord {
   }
 }
 
-const gptqSettings: readonly (keyof SolveSettings)[] = [
-  'descAct',
-  'staticGroups',
-  'actGroupAware',
-  'hessianMse',
-  'refitScales',
-  'sweeps',
-  'rowGuard',
-  'classic',
-  'dampPercent',
-  'dampAutoIncrement',
-];
-
 export function usedOptions(options: ResolvedOptions): Record<string, unknown> {
   const {
     method,
@@ -247,9 +234,11 @@ export function usedOptions(options: ResolvedOptions): Record<string, unknown> {
     threads,
     maxShardBytes,
   } = options;
-  const shared = { method, format, ...settings, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
-  if (method === 'gptq') return { ...shared, preset, calibrationSamples, calibrationLength, calibrationPrecision, tokenWeights };
-  return Object.fromEntries(Object.entries(shared).filter(([name]) => !gptqSettings.includes(name as keyof SolveSettings)));
+  const used = settingsOf(method, settings);
+  const shared = { method, format, ...used, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
+  const choice = preset === undefined ? {} : { preset };
+  if (!calibrates(method, settings, options.calibration !== undefined)) return { ...shared, ...choice };
+  return { ...shared, ...choice, calibrationSamples, calibrationLength, calibrationPrecision, tokenWeights };
 }
 
 /** Writes the report files into `directory`; lib/report makes table and page. */

@@ -3,7 +3,7 @@
  * Ranges are the engine's (cpp/quantize/method.h); this file only checks and never computes.
  */
 import { LowbitError, invalidArgument } from '../errors';
-import { boolean, checkOptions, integer, type Checked, type OptionSpec, type Rule } from '../options';
+import { boolean, checkOptions, integer, oneOf, type Checked, type OptionSpec, type Rule } from '../options';
 
 /** What may differ from linear to linear (through `dynamic`). Defaults without a number here are those of the preset (presets.ts). */
 export interface SolveSettings {
@@ -38,6 +38,30 @@ export interface SolveSettings {
   readonly dampPercent: number;
   /** GPTQ: added to dampPercent after each failed factorisation, in (0, 1). Default 0.01. */
   readonly dampAutoIncrement: number;
+  /** AWQ: strengths of the scale that are tried, 1 to 100. Default 20. */
+  readonly awqGrid: number;
+  /** AWQ: behind it, smaller ranges of groups where that lowers the error. Default true. */
+  readonly awqClip: boolean;
+  /** HQQ: exponent of the errors whose sum is minimised, above 0 and at most 1. Default 0.7. */
+  readonly hqqLpNorm: number;
+  /** HQQ: weight of the quadratic term, above 0 and at most 1e6. Default 10. */
+  readonly hqqBeta: number;
+  /** HQQ: iterations, 0 to 1,000. Default 20. */
+  readonly hqqIterations: number;
+  /** SpQR: a weight whose error costs more than this many times the mean cost of a column is stored by itself; at least 0. Default 0.2. */
+  readonly spqrOutlierThreshold: number;
+  /** SpQR: largest share of such weights, 0 to 1; above it the threshold is doubled, which the report says. Default 0.05. */
+  readonly spqrMaxOutliers: number;
+  /** SpQR: order of the columns. 'act_order' needs a stored order; the others do not. Default 'act_order'. */
+  readonly spqrOrder: 'act_order' | 'group_aware' | 'identity';
+  /** MixLLM: share of the rows that have 8 bits, 0 to 1. Default 0.1. */
+  readonly mixllmFraction: number;
+  /** FineQuant: groups are halved while their steps shrink by more than this factor, between 0 and 1. Default 0.88. */
+  readonly finequantAlpha: number;
+  /** SmoothQuant's scaling of inputs, in front of any method: its exponent, 0 to 1, 0 = off. Default 0. */
+  readonly smoothAlpha: number;
+  /** EoRA, behind any method: rank of the correction, 0 to 256, 0 = off. Default 0. */
+  readonly eoraRank: number;
 }
 
 /** Before a preset: what 'rtn' and the preset 'fast' use. */
@@ -56,6 +80,18 @@ export const defaultSettings: SolveSettings = {
   classic: false,
   dampPercent: 0.05,
   dampAutoIncrement: 0.01,
+  awqGrid: 20,
+  awqClip: true,
+  hqqLpNorm: 0.7,
+  hqqBeta: 10,
+  hqqIterations: 20,
+  spqrOutlierThreshold: 0.2,
+  spqrMaxOutliers: 0.05,
+  spqrOrder: 'act_order',
+  mixllmFraction: 0.1,
+  finequantAlpha: 0.88,
+  smoothAlpha: 0,
+  eoraRank: 0,
 };
 
 /** One of a few numbers. */
@@ -76,6 +112,19 @@ const mse: Rule<number> = (option, value) => {
   throw invalidArgument(option, '0 or a number between 1 and 8', value);
 };
 
+/** A number from `least` to `most`, `least` itself only if `closed`. */
+function between(least: number, most: number, closed: boolean): Rule<number> {
+  return (option, value) => {
+    if (typeof value === 'number' && (closed ? value >= least : value > least) && value <= most) return value;
+    throw invalidArgument(option, `number ${closed ? 'from' : 'above'} ${least} to ${most}`, value);
+  };
+}
+
+const threshold: Rule<number> = (option, value) => {
+  if (typeof value === 'number' && value >= 0) return value;
+  throw invalidArgument(option, 'number of at least 0', value);
+};
+
 /** The check of each setting. */
 export const settingRules = {
   bits: oneOfNumbers(2, 3, 4, 8),
@@ -92,6 +141,18 @@ export const settingRules = {
   classic: boolean,
   dampPercent: fraction,
   dampAutoIncrement: fraction,
+  awqGrid: integer(1, 100),
+  awqClip: boolean,
+  hqqLpNorm: between(0, 1, false),
+  hqqBeta: between(0, 1e6, false),
+  hqqIterations: integer(0, 1000),
+  spqrOutlierThreshold: threshold,
+  spqrMaxOutliers: between(0, 1, true),
+  spqrOrder: oneOf('act_order', 'group_aware', 'identity'),
+  mixllmFraction: between(0, 1, true),
+  finequantAlpha: fraction,
+  smoothAlpha: between(0, 1, true),
+  eoraRank: integer(0, 256),
 } satisfies { readonly [K in keyof SolveSettings]: Rule<SolveSettings[K]> };
 
 /**

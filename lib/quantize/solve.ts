@@ -19,8 +19,8 @@ import {
 } from '../native';
 import { minTotalTokens, type CalibrationSamples } from './calibration';
 import type { Target } from './layout';
-import type { QuantizeMethod } from './options';
 import type { Journal, SolvedLinear } from './journal';
+import { methods, type QuantizeMethod } from './methods';
 import type { OutputFormat } from './outputs';
 import { type ProgressTracker, hessianWork, roundWork, runWork, solveWork, type Step, type Work } from './progress';
 import type { RunRecord } from './report';
@@ -29,6 +29,7 @@ export interface SolveRun {
   readonly model: ModelHandle;
   readonly plan: Plan;
   readonly targets: ReadonlyMap<number, Target>;
+  readonly method: QuantizeMethod;
   readonly format: OutputFormat;
   readonly record: RunRecord;
   readonly progress: ProgressTracker;
@@ -91,7 +92,7 @@ type Arithmetic = Pick<CalibrationSpec, 'precision' | 'tokenWeights'>;
 /** A state is written when the work since the last one took this many times longer than writing it did: at most 5 % of a run. */
 const stateInterval = 20;
 
-/** GPTQ: calibrates and solves stop by stop, from the journal's first block on. @throws {LowbitError} CANCELLED; what the engine reports */
+/** With data: calibrates and solves stop by stop, from the journal's first block on. @throws {LowbitError} CANCELLED; what the engine reports */
 export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples, arithmetic: Arithmetic): Promise<void> {
   const { model, plan, targets, record, progress, signal, journal } = run;
   const { tokens, offsets } = samples;
@@ -201,7 +202,7 @@ async function solveStop(run: SolveRun, calibration: CalibrationHandle, stop: St
   const solve = solveStep(run.targets, stop);
   const jobs = stop.weights.flatMap((weight) => {
     const target = run.targets.get(weight);
-    return target ? [{ weight, options: solveJob(target, 'gptq', run.format) }] : [];
+    return target ? [{ weight, options: solveJob(target, run) }] : [];
   });
   const results = await run.record.timed('solve', () =>
     step(run, solve, (control) => native().calibrationSolve(calibration, jobs, control)),
@@ -212,7 +213,7 @@ async function solveStop(run: SolveRun, calibration: CalibrationHandle, stop: St
   return linears;
 }
 
-/** Plain rounding: each linear by itself, no data. */
+/** Without data: each linear by itself. */
 export async function solveUncalibrated(run: SolveRun): Promise<void> {
   const { plan, targets, journal, progress } = run;
   const groups = quantizableWeights(plan);
@@ -227,7 +228,7 @@ export async function solveUncalibrated(run: SolveRun): Promise<void> {
         progress.skip(solve);
         continue;
       }
-      const job = solveJob(target, 'rtn', run.format);
+      const job = solveJob(target, run);
       const result = await run.record.timed('solve', () =>
         step(run, solve, (control) => native().solveWeight(run.model, weight, job, control)),
       );
@@ -253,8 +254,9 @@ function deliver(run: SolveRun, result: SolveResult, hessian: boolean): SolvedLi
 }
 
 /** Settings of one job as the engine takes them. */
-function solveJob(target: Target, method: QuantizeMethod, format: OutputFormat): SolveOptions {
-  return { ...target.settings, method, blockSize, minTokens: method === 'gptq' ? minTotalTokens : 0, ...format.jobOptions(target) };
+function solveJob(target: Target, { method, format }: SolveRun): SolveOptions {
+  const minTokens = methods[method].calibrated ? minTotalTokens : 0;
+  return { ...target.settings, method, blockSize, minTokens, ...format.jobOptions(target) };
 }
 
 function checkStop(expected: Stop, reached: CalibrationStop, last: boolean): void {

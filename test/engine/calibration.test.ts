@@ -1,6 +1,7 @@
 /** Calibrations in little memory and in pieces: same bits as one that keeps everything in memory and runs through. */
 import { type LowbitError } from '../../lib/errors';
 import { type CalibrationHandle, type ModelHandle, type ModelSpec, type SolveOptions, native, toLowbitError } from '../../lib/native';
+import { defaultSettings } from '../../lib/quantize/settings';
 import { specOf, withModel } from './fixtures';
 
 const samples = 3;
@@ -8,21 +9,9 @@ const length = 100;
 const tokens = Int32Array.from({ length: samples * length }, (_, i) => (i * 31 + (i >> 3) * 7) % 500);
 const offsets = Int32Array.from({ length: samples + 1 }, (_, i) => i * length);
 const options: SolveOptions = {
+  ...defaultSettings,
   method: 'gptq',
-  bits: 4,
   groupSize: 32,
-  sym: true,
-  descAct: false,
-  staticGroups: false,
-  actGroupAware: true,
-  mse: 0,
-  hessianMse: false,
-  refitScales: false,
-  sweeps: 0,
-  rowGuard: false,
-  classic: false,
-  dampPercent: 0.05,
-  dampAutoIncrement: 0.01,
   blockSize: 128,
   minTokens: 1,
   zeroOffset: 1,

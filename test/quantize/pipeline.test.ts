@@ -5,6 +5,7 @@ import path from 'node:path';
 import { LowbitError } from '../../lib/errors';
 import { quantize, type QuantizeOptions, type QuantizeProgress } from '../../lib/quantize';
 import { renderReport } from '../../lib/report';
+import { defaultSettings } from '../../lib/quantize/settings';
 import { FakeEngine, engineError } from './fake_engine';
 import { dequantize, floats, readTensors, type RawTensor } from './reference';
 
@@ -78,6 +79,7 @@ test('GPTQ visits every stop once and solves true-sequentially', async () => {
   expect([...(mockEngine.calibrationSpec?.tokens ?? [])]).toEqual(tokens(8).flat());
   expect(mockEngine.jobs.map(({ options }) => options)).toEqual(
     Array(28).fill({
+      ...defaultSettings,
       method: 'gptq',
       bits: 4,
       groupSize: 128,

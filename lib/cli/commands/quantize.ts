@@ -1,6 +1,6 @@
 /** lowbit quantize: compresses a model and reports what was done. */
 import { type Command, Option } from 'commander';
-import { type QuantizeOptions, type QuantizeProgress, quantize } from '../../index';
+import { type QuantizeMethod, type QuantizeOptions, type QuantizeProgress, quantize } from '../../index';
 import { type Io, peakRssBytes } from '../io';
 import { camelCaseRules, defined, parseJsonObject, parseNumber, toSnakeCase } from '../parse';
 import { addHubOptions, examples, hubOptions, type HubFlags } from '../runtime';
@@ -8,7 +8,7 @@ import { formatBytes } from '../../units';
 
 interface Flags extends HubFlags {
   readonly output: string;
-  readonly method: 'gptq' | 'rtn';
+  readonly method: QuantizeMethod;
   readonly preset?: 'quality' | 'fast' | 'compat';
   readonly format?: 'gptq' | 'gptq_v2';
   readonly bits: number;
@@ -22,6 +22,10 @@ interface Flags extends HubFlags {
   readonly refitScales?: boolean;
   readonly sweeps?: number;
   readonly rowGuard?: boolean;
+  readonly eoraRank?: number;
+  readonly smoothAlpha?: number;
+  readonly spqrOutlierThreshold?: number;
+  readonly mixllmFraction?: number;
   readonly dampPercent?: number;
   readonly calibration?: string;
   readonly calibrationSamples?: number;
@@ -41,7 +45,11 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .description('Compress a model; the result is a Hugging Face GPTQ checkpoint that vLLM, transformers and lowbit load')
     .argument('<model>', 'model directory, .gguf file or hf:owner/name')
     .requiredOption('-o, --output <dir>', 'directory to create; nothing appears there unless the run succeeds')
-    .addOption(new Option('--method <name>', 'gptq: calibrated; rtn: plain rounding').choices(['gptq', 'rtn']).default('gptq'))
+    .addOption(
+      new Option('--method <name>', 'gptq, awq, spqr, mixllm: calibrated; rtn, hqq, finequant: no data')
+        .choices(['gptq', 'rtn', 'awq', 'hqq', 'spqr', 'mixllm', 'finequant'])
+        .default('gptq'),
+    )
     .addOption(
       new Option(
         '--preset <name>',
@@ -60,6 +68,10 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .option('--sweeps <n>', 'gptq: passes that improve one code after the other', parseNumber)
     .option('--row-guard', 'gptq: rows that plain rounding serves better take its codes')
     .option('--refit-scales', 'gptq: the best scales for the codes that were found')
+    .option('--eora-rank <n>', 'a low-rank correction behind the method, 1 to 256; 0 = off', parseNumber)
+    .option('--smooth-alpha <f>', "SmoothQuant's scaling of inputs in front of the method, 0 to 1; 0 = off", parseNumber)
+    .option('--spqr-outlier-threshold <f>', 'spqr: what makes a weight an outlier (default: 0.2)', parseNumber)
+    .option('--mixllm-fraction <f>', 'mixllm: share of the rows in 8 bits (default: 0.1)', parseNumber)
     .option('--damp-percent <f>', 'gptq: fraction of the mean Hessian diagonal added to it', parseNumber)
     .option('--calibration <file>', 'gptq: text in UTF-8 like what the model will see')
     .option('--calibration-samples <n>', 'samples at most (default: 128)', parseNumber)
