@@ -43,6 +43,16 @@ OpRange ReadRange(Fields& f) {
   return range;
 }
 
+// `known` of the names, in the order of Activation.
+Activation ReadActivation(Fields& f, size_t known) {
+  static constexpr const char* kNames[] = {"silu", "gelu_tanh", "gelu", "relu"};
+  const std::string name = f.String("activation");
+  for (size_t i = 0; i < known; ++i)
+    if (name == kNames[i]) return static_cast<Activation>(i);
+  f.Fail("activation", known == 2 ? "\"silu\" or \"gelu_tanh\"" : "\"silu\", \"gelu_tanh\", \"gelu\" or \"relu\"");
+  return Activation::kSilu;
+}
+
 Op ReadOp(Fields& f, Status* status) {
   Op op;
   const std::string name = f.String("op");
@@ -59,6 +69,18 @@ Op ReadOp(Fields& f, Status* status) {
       op.index = static_cast<int>(f.Int("weight", 0, kMaxInt));
       op.out = ReadView(f, "out");
       op.factor = static_cast<float>(f.Number("scale"));
+      break;
+    case OpKind::kEmbedPosition:
+      op.index = static_cast<int>(f.Int("weight", 0, kMaxInt));
+      op.out = ReadView(f, "out");
+      op.shift = static_cast<int>(f.Int("shift", 0, 1 << 20));
+      break;
+    case OpKind::kLayerNorm:
+      op.in = ReadView(f, "in");
+      op.out = ReadView(f, "out");
+      op.index = static_cast<int>(f.Int("vector", 0, kMaxInt));
+      op.bias = static_cast<int>(f.Int("bias", 0, kMaxInt));
+      op.factor = static_cast<float>(f.Number("eps"));
       break;
     case OpKind::kRmsNorm:
       op.in = ReadView(f, "in");
@@ -96,17 +118,17 @@ Op ReadOp(Fields& f, Status* status) {
       op.softcap = static_cast<float>(f.Number("softcap"));
       op.window = static_cast<int>(f.Int("window", 0, kMaxInt));
       break;
-    case OpKind::kGlu: {
+    case OpKind::kGlu:
       op.in = ReadView(f, "gate");
       op.in2 = ReadView(f, "up");
       op.out = ReadView(f, "out");
-      const std::string activation = f.String("activation");
-      if (activation == "gelu_tanh")
-        op.activation = Activation::kGeluTanh;
-      else if (activation != "silu")
-        f.Fail("activation", "\"silu\" or \"gelu_tanh\"");
+      op.activation = ReadActivation(f, 2);
       break;
-    }
+    case OpKind::kActivation:
+      op.in = ReadView(f, "in");
+      op.out = ReadView(f, "out");
+      op.activation = ReadActivation(f, 4);
+      break;
     case OpKind::kAdd:
       op.in = ReadView(f, "a");
       op.in2 = ReadView(f, "b");
@@ -133,6 +155,7 @@ void ReadWeight(Fields& f, ModelSpec* spec) {
   const std::string kind = s.String("kind");
   if (kind == "tensor") {
     source.tensor = static_cast<int>(s.Int("tensor", 0, kMaxInt));
+    source.transposed = s.Has("transposed") && s.Bool("transposed");
   } else if (kind == "gptq") {
     source.qweight = static_cast<int>(s.Int("qweight", 0, kMaxInt));
     source.qzeros = static_cast<int>(s.Int("qzeros", 0, kMaxInt));

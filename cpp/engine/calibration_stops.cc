@@ -17,7 +17,7 @@ int ResumePoint(const Plan& plan, const OpRange& block, int first, int linear) {
   int best = linear, narrowest = Columns(LiveViews(plan, linear, block.end));
   for (int i = linear - 1; i >= first; --i) {
     const OpKind kind = plan.ops[static_cast<size_t>(i)].kind;
-    if (kind != OpKind::kRmsNorm && kind != OpKind::kAdd && kind != OpKind::kGlu) break;
+    if (kind != OpKind::kRmsNorm && kind != OpKind::kLayerNorm && kind != OpKind::kAdd && kind != OpKind::kGlu) break;
     const int columns = Columns(LiveViews(plan, i, block.end));
     if (columns < narrowest) {
       best = i;

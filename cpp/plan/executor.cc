@@ -19,8 +19,11 @@ bool Uses(const Op& op, int buffer) {
   const auto is = [&](const View& v) { return v.buffer == buffer; };
   switch (op.kind) {
     case OpKind::kEmbed:
+    case OpKind::kEmbedPosition:
       return is(op.out);
     case OpKind::kRmsNorm:
+    case OpKind::kLayerNorm:
+    case OpKind::kActivation:
       return is(op.in) || is(op.out);
     case OpKind::kLinear:
       if (is(op.in)) return true;
@@ -103,7 +106,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
     e->planned_inputs_.push_back(ProducedRows(plan, i));
     const OpKind kind = plan.ops[static_cast<size_t>(i)].kind;
     if (i >= plan.epilogue.begin) continue;
-    if (kind == OpKind::kAttention || kind == OpKind::kRope || kind == OpKind::kEmbed) e->head_begin_ = i + 1;
+    if (kind == OpKind::kAttention || kind == OpKind::kRope || kind == OpKind::kEmbed || kind == OpKind::kEmbedPosition)
+      e->head_begin_ = i + 1;
   }
   e->head_inputs_ = LiveViews(plan, e->head_begin_, plan.epilogue.begin);
   LOWBIT_RETURN_IF_ERROR(e->Prepare());
@@ -211,13 +215,16 @@ Status Executor::RunOp(int index, int rows, KvCache* cache) {
   };
   switch (op.kind) {
     case OpKind::kEmbed:
+    case OpKind::kEmbedPosition:
       return Embed(op, rows);
     case OpKind::kLinear:
       return Linear(linears_[static_cast<size_t>(index)], rows, nullptr);
     case OpKind::kAttention:
       return Attention(op, cache);
     case OpKind::kRmsNorm:
+    case OpKind::kLayerNorm:
     case OpKind::kGlu:
+    case OpKind::kActivation:
     case OpKind::kAdd:
       for_rows(op.out.width, [&](int begin, int end) {
         for (int r = begin; r < end; ++r) ComputeRow(op, r, Row(op.out, r));

@@ -35,11 +35,26 @@ Status CheckOp(const Plan& plan, int i, const Op& op) {
       if (w.n < plan.vocab_size) return bad("the embedding has fewer rows than the vocabulary");
       return Status::Ok();
     }
+    case OpKind::kEmbedPosition: {
+      if (op.index < 0 || op.index >= n_weights) return bad("weight out of range");
+      const WeightShape& w = plan.weights[static_cast<size_t>(op.index)];
+      if (!ViewOk(plan, op.out) || op.out.width != w.k) return bad("output view does not fit the table");
+      if (op.shift < 0 || op.shift > w.n || plan.max_seq_len > w.n - op.shift)
+        return bad("the table has fewer rows than there are positions");
+      return Status::Ok();
+    }
     case OpKind::kRmsNorm:
       if (!ViewOk(plan, op.in) || !ViewOk(plan, op.out) || op.in.width != op.out.width) return bad("views do not match");
       if (op.index < 0 || op.index >= static_cast<int>(plan.vectors.size())) return bad("vector out of range");
       if (op.group <= 0 || op.in.width % op.group != 0 || plan.vectors[static_cast<size_t>(op.index)].length != op.group)
         return bad("group does not divide the width or match the weight vector");
+      return Status::Ok();
+    case OpKind::kLayerNorm:
+      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.out) || op.in.width != op.out.width) return bad("views do not match");
+      for (const int vector : {op.index, op.bias}) {
+        if (vector < 0 || vector >= static_cast<int>(plan.vectors.size())) return bad("vector out of range");
+        if (plan.vectors[static_cast<size_t>(vector)].length != op.in.width) return bad("a vector is not as long as the view is wide");
+      }
       return Status::Ok();
     case OpKind::kLinear: {
       if (!ViewOk(plan, op.in) || op.outputs.empty()) return bad("input view or outputs missing");
@@ -80,6 +95,11 @@ Status CheckOp(const Plan& plan, int i, const Op& op) {
       if (!ViewOk(plan, op.in) || !ViewOk(plan, op.in2) || !ViewOk(plan, op.out) || op.in.width != op.out.width ||
           op.in2.width != op.out.width)
         return bad("views do not match");
+      if (op.activation != Activation::kSilu && op.activation != Activation::kGeluTanh) return bad("activation of another op");
+      return Status::Ok();
+    case OpKind::kActivation:
+      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.out) || op.in.width != op.out.width) return bad("views do not match");
+      if (op.in.offset != op.out.offset && Overlap(op.in, op.out)) return bad("the output overlaps the input without being it");
       return Status::Ok();
     case OpKind::kAdd:
       if (!ViewOk(plan, op.in) || !ViewOk(plan, op.in2) || !ViewOk(plan, op.out) || op.in.width != op.out.width ||
@@ -101,7 +121,13 @@ void Accesses(const Op& op, std::vector<View>* reads, std::vector<View>* writes)
     case OpKind::kEmbed:
       writes->push_back(op.out);
       break;
+    case OpKind::kEmbedPosition:
+      reads->push_back(op.out);
+      writes->push_back(op.out);
+      break;
     case OpKind::kRmsNorm:
+    case OpKind::kLayerNorm:
+    case OpKind::kActivation:
       reads->push_back(op.in);
       writes->push_back(op.out);
       break;
@@ -173,7 +199,8 @@ Status ValidatePlan(const Plan& plan) {
   for (int i = plan.epilogue.begin; i < plan.epilogue.end; ++i)
     if (plan.ops[static_cast<size_t>(i)].kind == OpKind::kAttention) return fail("the epilogue must not attend");
   for (int i = plan.prologue.end; i < plan.epilogue.end; ++i)
-    if (plan.ops[static_cast<size_t>(i)].kind == OpKind::kEmbed) return fail("embed belongs to the prologue");
+    if (const OpKind kind = plan.ops[static_cast<size_t>(i)].kind; kind == OpKind::kEmbed || kind == OpKind::kEmbedPosition)
+      return fail("embeddings belong to the prologue");
   return Status::Ok();
 }
 

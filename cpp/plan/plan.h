@@ -34,16 +34,20 @@ struct LinearOutput {
   bool accumulate = false;
 };
 
-enum class Activation : uint8_t { kSilu, kGeluTanh };
+enum class Activation : uint8_t { kSilu, kGeluTanh, kGelu, kRelu };  // a glu knows the first two
 
 // One record for every kind; which fields count is listed beside the op in lib/graph/plan.ts.
 struct Op {
   OpKind kind = OpKind::kAdd;
-  View in, in2, in3;  // embed: -; rms_norm, linear: in; rope, softcap: in (in place); attention: q k v; glu: gate up; add: a b
+  // embed, embed_position: -; rms_norm, layer_norm, linear, activation: in; rope, softcap: in (in place); attention: q k v; glu: gate up;
+  // add: a b
+  View in, in2, in3;
   View out;
   std::vector<LinearOutput> outputs;  // linear
-  int index = 0;                      // embed: weight; rms_norm: vector; rope: table; attention: cache
-  float factor = 0;                   // embed: scale; rms_norm: eps; attention: scale; softcap: cap
+  int index = 0;                      // embed, embed_position: weight; norms: vector; rope: table; attention: cache
+  int bias = 0;                       // layer_norm: vector
+  int shift = 0;                      // embed_position: row of position 0
+  float factor = 0;                   // embed: scale; norms: eps; attention: scale; softcap: cap
   float softcap = 0;                  // attention
   int group = 0;                      // rms_norm
   int n_heads = 0, n_kv_heads = 0, head_dim = 0, window = 0;

@@ -5,7 +5,7 @@
  * is a mistake in an architecture definition, never in a file. The engine checks plans again on its side.
  */
 import { LowbitError } from '../errors';
-import type { CacheSpec, LinearOutput, Op, OpRange, Plan, RopeTable, Vector, View, Weight } from './plan';
+import type { Activation, CacheSpec, LinearOutput, Op, OpRange, Plan, RopeTable, Vector, View, Weight } from './plan';
 
 export interface PlanHeader {
   readonly architecture: string;
@@ -55,6 +55,21 @@ export class PlanBuilder {
 
   embed(weight: number, out: View, scale: number): void {
     this.push({ op: 'embed', weight, out, scale });
+  }
+
+  /** Adds the row of each token's position, counted from row `shift` of the table. */
+  embedPosition(weight: number, out: View, shift: number): void {
+    this.push({ op: 'embed_position', weight, out, shift });
+  }
+
+  /** out may be the input view itself. */
+  layerNorm(input: View, out: View, vector: number, bias: number, eps: number): void {
+    this.push({ op: 'layer_norm', in: input, out, vector, bias, eps });
+  }
+
+  /** In place. */
+  activation(view: View, activation: Activation): void {
+    this.push({ op: 'activation', in: view, out: view, activation });
   }
 
   /** `group` columns at a time are normalised by themselves; out may be the input view itself. */
@@ -149,7 +164,14 @@ export class PlanBuilder {
     }
     switch (op.op) {
       case 'embed':
+      case 'embed_position':
         return this.mismatch(op.weight, 'k', op.out.width);
+      case 'layer_norm': {
+        const fits = [op.vector, op.bias].every((vector) => this.vectors[vector]?.length === op.in.width);
+        return fits && op.in.width === op.out.width ? undefined : 'weight, bias, in and out differ in width';
+      }
+      case 'activation':
+        return op.in.width === op.out.width ? undefined : 'in and out differ in width';
       case 'rms_norm': {
         const length = this.vectors[op.vector]?.length;
         if (op.in.width !== op.out.width) return `width ${op.in.width} does not equal ${op.out.width}`;
@@ -208,7 +230,11 @@ export function reads(op: Op): readonly View[] {
   switch (op.op) {
     case 'embed':
       return [];
+    case 'embed_position':
+      return [op.out];
     case 'rms_norm':
+    case 'layer_norm':
+    case 'activation':
       return [op.in];
     case 'linear':
       return [op.in, ...op.outputs.filter((output) => output.accumulate).map((output) => output.out)];

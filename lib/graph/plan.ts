@@ -3,7 +3,7 @@
  *
  * Values live in buffers: row-major f32 matrices [rows, width], one row per token. An op reads and writes views, column
  * ranges of a buffer. Fused projections are therefore only views: a fused qkv weight writes one wide buffer whose
- * thirds the following ops read, and three separate weights may write the same three ranges. `rms_norm`, `glu` and `add` may
+ * thirds the following ops read, and three separate weights may write the same three ranges. Norms, `glu`, `activation` and `add` may
  * write onto one of the views they read; `linear` and `attention` may not.
  */
 
@@ -16,7 +16,11 @@ export interface View {
 
 /** Where the bytes of a weight come from. Tensor numbers index the checkpoint's tensor table. */
 export type WeightSource =
-  | { readonly kind: 'tensor'; readonly tensor: number } // F32/F16/BF16 or a GGUF block type; [n, k]
+  | {
+      readonly kind: 'tensor';
+      readonly tensor: number; // F32/F16/BF16 or a GGUF block type; [n, k]
+      readonly transposed?: true; // the file has [k, n], as GPT-2's Conv1D does; floats only
+    }
   | {
       readonly kind: 'gptq';
       readonly qweight: number;
@@ -68,9 +72,13 @@ export interface CacheSpec {
   readonly headDim: number;
 }
 
+export type Activation = 'silu' | 'gelu_tanh' | 'gelu' | 'relu';
+
 export type Op =
   /** out = scale * table[token] */
   | { readonly op: 'embed'; readonly weight: number; readonly out: View; readonly scale: number }
+  /** out += table[position + shift]: learned positions. The table has at least maxSeqLen + shift rows. */
+  | { readonly op: 'embed_position'; readonly weight: number; readonly out: View; readonly shift: number }
   /** Each run of `group` columns is normalised by itself with the same weights [group]: group = width for a row norm, head_dim for q/k norms. */
   | {
       readonly op: 'rms_norm';
@@ -78,6 +86,15 @@ export type Op =
       readonly out: View;
       readonly vector: number;
       readonly group: number;
+      readonly eps: number;
+    }
+  /** out = (in - mean) / sqrt(variance + eps) * vector + bias, over the whole row. */
+  | {
+      readonly op: 'layer_norm';
+      readonly in: View;
+      readonly out: View;
+      readonly vector: number;
+      readonly bias: number;
       readonly eps: number;
     }
   /** out (+)= in W^T + bias for every output. One linear op = one distinct input = one Hessian. */
@@ -101,6 +118,8 @@ export type Op =
     }
   /** out = activation(gate) * up */
   | { readonly op: 'glu'; readonly gate: View; readonly up: View; readonly out: View; readonly activation: 'silu' | 'gelu_tanh' }
+  /** out = activation(in); gelu is the exact one, gelu_tanh its approximation. */
+  | { readonly op: 'activation'; readonly in: View; readonly out: View; readonly activation: Activation }
   /** out = a + b */
   | { readonly op: 'add'; readonly a: View; readonly b: View; readonly out: View }
   /** view = cap * tanh(view / cap) */

@@ -10,7 +10,7 @@
 import type { Checkpoint } from '../checkpoint/types';
 import { LowbitError } from '../errors';
 import { PlanBuilder, columns } from '../graph/builder';
-import type { Plan, View } from '../graph/plan';
+import type { Activation, Plan, View } from '../graph/plan';
 import { type ConfigReader, LIMITS } from './config';
 import { type RopeRequest, readRope, resolveContext } from './rope';
 import { TensorResolver } from './tensors';
@@ -25,7 +25,29 @@ export interface Traits {
   readonly tied?: boolean;
   /** Norm weights are stored as w of (1 + w). */
   readonly normPlusOne?: boolean;
+  /** Keys of the configuration that have other names in this architecture: hidden_size is n_embd. */
+  readonly keys?: Readonly<Record<string, string>>;
+  /** Layer norms with weight and bias in place of RMS norms. */
+  readonly layerNorm?: boolean;
+  /** When the key rms_norm_eps (or what it is called) is absent; undefined: it is required. */
+  readonly normEps?: number;
+  /** When intermediate_size (or what it is called) is absent, as a multiple of hidden_size; undefined: it is required. */
+  readonly intermediateFactor?: number;
+  /** Linears are stored as [in, out]. */
+  readonly transposedLinears?: boolean;
 }
+
+/** What the tensors outside the layers, and the layers themselves, are called. */
+export interface TensorNames {
+  readonly embedding: string;
+  /** Learned positions. */
+  readonly positions?: string;
+  /** Before the number of a layer, with its dot. */
+  readonly layers: string;
+  readonly norm: string;
+}
+
+const NAMES: TensorNames = { embedding: 'model.embed_tokens', layers: 'model.layers.', norm: 'model.norm' };
 
 export interface PlanOptions {
   /**
@@ -44,6 +66,8 @@ export interface Architecture {
   /** Values of model_type in config.json that mean this architecture. */
   readonly modelTypes: readonly string[];
   readonly traits: Traits;
+  /** Where they differ from Llama's. */
+  readonly names?: (checkpoint: Checkpoint) => TensorNames;
   readonly define: (model: Decoder) => void;
 }
 
@@ -55,7 +79,7 @@ export interface DecoderShape {
   readonly nKvHeads: number;
   readonly headDim: number;
   readonly vocabSize: number;
-  readonly rmsNormEps: number;
+  readonly normEps: number;
 }
 
 export interface Bias {
@@ -84,6 +108,7 @@ export class Decoder {
   /** @internal */
   readonly tensors: TensorResolver;
   private readonly x: View;
+  private readonly names: TensorNames;
   private readonly tied: boolean;
   private embedding: number | undefined;
   private logits: View | undefined;
@@ -97,22 +122,28 @@ export class Decoder {
     this.shape = readShape(config, architecture.traits);
     this.maxSeqLen = resolveContext(config, options.contextSize);
     this.tensors = new TensorResolver(checkpoint, options.onWarning ?? (() => undefined));
+    this.names = architecture.names?.(checkpoint) ?? NAMES;
     this.tied = isTied(config, architecture.traits, checkpoint);
     this.x = this.builder.buffer('x', this.shape.hiddenSize);
   }
 
-  /** x = scale * E[token]. */
-  embed(scale = 1): void {
-    const { vocabSize, hiddenSize } = this.shape;
-    this.embedding = this.builder.weight({
-      name: 'model.embed_tokens',
-      n: vocabSize,
-      k: hiddenSize,
-      source: { kind: 'tensor', tensor: this.tensors.dense('model.embed_tokens.weight', [vocabSize, hiddenSize], 'matrix') },
-      role: 'embedding',
-    });
+  /** x = scale * E[token] (+ P[position + shift], where positions are learned). */
+  embed(scale = 1, learned?: { readonly shift: number }): void {
+    this.embedding = this.table(this.names.embedding, this.shape.vocabSize);
     this.builder.embed(this.embedding, this.x, scale);
+    const { positions } = this.names;
+    if (learned !== undefined && positions !== undefined) {
+      const rows = this.config.integer('max_position_embeddings', LIMITS.context) + learned.shift;
+      this.builder.embedPosition(this.table(positions, rows), this.x, learned.shift);
+    }
     this.builder.endPrologue();
+  }
+
+  /** A matrix of rows to look up, each as wide as the model. */
+  private table(name: string, n: number): number {
+    const { hiddenSize } = this.shape;
+    const tensor = this.tensors.dense(`${name}.weight`, [n, hiddenSize], 'matrix');
+    return this.builder.weight({ name, n, k: hiddenSize, source: { kind: 'tensor', tensor }, role: 'embedding' });
   }
 
   /** Adds a rotary table, for Layer.rope. `layerType` picks one where the configuration has several. */
@@ -125,15 +156,15 @@ export class Decoder {
 
   layers(define: (layer: Layer, index: number) => void): void {
     for (let index = 0; index < this.shape.nLayers; index++) {
-      define(new Layer(this, `model.layers.${index}.`, this.x), index);
+      define(new Layer(this, `${this.names.layers}${index}.`, this.x), index);
       this.builder.endBlock();
     }
   }
 
-  /** Final norm and head: logits = softcap(norm(x) W^T). Its buffers are its own, see PlanBuilder.finish. */
-  head(softcap = 0): void {
+  /** Final norm, unless there is none, and head: logits = softcap(norm(x) W^T). Its buffers are its own, see PlanBuilder.finish. */
+  head(softcap = 0, hasNorm = true): void {
     const { vocabSize, hiddenSize } = this.shape;
-    const normed = this.norm('model.norm', this.x, this.builder.buffer('final', hiddenSize), hiddenSize);
+    const normed = hasNorm ? this.norm(this.names.norm, this.x, this.builder.buffer('final', hiddenSize), hiddenSize) : this.x;
     this.logits = this.builder.buffer('logits', vocabSize);
     // A tied head is the embedding's own entry, so that memory holds it once.
     const weight =
@@ -153,20 +184,28 @@ export class Decoder {
 
   /** @internal out = norm(input), `group` columns at a time. */
   norm(name: string, input: View, out: View, group: number): View {
+    const { layerNorm } = this.architecture.traits;
     const vector = this.builder.vector({
       name,
       length: group,
       tensor: this.tensors.dense(`${name}.weight`, [group], 'vector'),
       ...(this.architecture.traits.normPlusOne && !this.tensors.normPlusOneStored ? { addend: 1 } : {}),
     });
-    this.builder.rmsNorm(input, out, vector, group, this.shape.rmsNormEps);
+    if (layerNorm === true) {
+      const tensor = this.tensors.dense(`${name}.bias`, [group], 'vector');
+      const bias = this.builder.vector({ name: `${name}.bias`, length: group, tensor });
+      this.builder.layerNorm(input, out, vector, bias, this.shape.normEps);
+    } else {
+      this.builder.rmsNorm(input, out, vector, group, this.shape.normEps);
+    }
     return out;
   }
 
   /** @internal The matrix that maps `input` to `out`. */
   weight(name: string, out: View, input: View, { bias }: Bias, role: 'linear' | 'head', heads?: number): number {
     const ropeHeads = heads !== undefined && this.tensors.ropePermuted ? { ropeHeads: heads } : {};
-    const source = this.tensors.matrix(name, out.width, input.width);
+    const transposed = role === 'linear' && this.architecture.traits.transposedLinears === true;
+    const source = this.tensors.matrix(name, out.width, input.width, transposed);
     const biasTensor = this.tensors.bias(name, out.width, bias, source.kind);
     const vector = biasTensor !== undefined && { name: `${name}.bias`, length: out.width, tensor: biasTensor, ...ropeHeads };
     return this.builder.weight({
@@ -218,9 +257,9 @@ export class Layer {
   }
 
   /** The same from one matrix with the rows of q, k and v in this order. */
-  fusedQkv(name: string, input: View): { readonly q: View; readonly k: View; readonly v: View } {
+  fusedQkv(name: string, input: View, bias = NO_BIAS): { readonly q: View; readonly k: View; readonly v: View } {
     const { all, ...parts } = this.qkvViews();
-    this.builder.linear(input, [this.output(name, all, input, NO_BIAS)]);
+    this.builder.linear(input, [this.output(name, all, input, bias)]);
     return parts;
   }
 
@@ -249,6 +288,14 @@ export class Layer {
     const { all } = this.gluViews();
     this.builder.linear(input, [this.output(name, all, input, NO_BIAS)]);
     return this.gated(all, activation);
+  }
+
+  /** activation(input W^T + bias): the upper half of a feed-forward without a gate. */
+  ffn(name: string, input: View, activation: Activation, bias = NO_BIAS): View {
+    const out = this.builder.buffer('ffn', this.model.shape.intermediateSize);
+    this.builder.linear(input, [this.output(name, out, input, bias)]);
+    this.builder.activation(out, activation);
+    return out;
   }
 
   /** x += input W^T + bias. */
@@ -300,13 +347,17 @@ function readShape(config: ConfigReader, traits: Traits): DecoderShape {
   if (headDim % 2 !== 0) throw config.expected('even integer, as rotary positions turn pairs,', 'head_dim', headDim);
   return {
     hiddenSize,
-    intermediateSize: config.integer('intermediate_size', LIMITS.intermediateSize),
+    intermediateSize: config.integer(
+      'intermediate_size',
+      LIMITS.intermediateSize,
+      traits.intermediateFactor === undefined ? undefined : traits.intermediateFactor * hiddenSize,
+    ),
     nLayers: config.integer('num_hidden_layers', LIMITS.layers),
     nHeads,
     nKvHeads,
     headDim,
     vocabSize: config.integer('vocab_size', LIMITS.vocabSize),
-    rmsNormEps: config.number('rms_norm_eps', { min: 1e-12, max: 1 }),
+    normEps: config.number('rms_norm_eps', { min: 1e-12, max: 1 }, traits.normEps),
   };
 }
 
@@ -323,6 +374,23 @@ export function readActivation(config: ConfigReader, key = 'hidden_act', fallbac
   if (name === 'silu') return 'silu';
   if (name === 'gelu_pytorch_tanh') return 'gelu_tanh';
   throw config.unsupported(key, 'this version knows silu and gelu_pytorch_tanh');
+}
+
+/** The activation of a feed-forward without a gate. Throws UNSUPPORTED for one that the activation op does not know. */
+export function readPlainActivation(config: ConfigReader, key: string, fallback: string): Activation {
+  const known: Readonly<Record<string, Activation>> = {
+    relu: 'relu',
+    silu: 'silu',
+    swish: 'silu',
+    gelu: 'gelu',
+    gelu_new: 'gelu_tanh',
+    gelu_fast: 'gelu_tanh',
+    gelu_pytorch_tanh: 'gelu_tanh',
+  };
+  const name = config.string(key, fallback);
+  const activation = Object.hasOwn(known, name) ? known[name] : undefined;
+  if (activation === undefined) throw config.unsupported(key, `this version knows ${Object.keys(known).join(', ')}`);
+  return activation;
 }
 
 /**

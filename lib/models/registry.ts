@@ -7,16 +7,18 @@ import { ConfigReader } from './config';
 import { type Architecture, Decoder, type PlanOptions } from './decoder';
 import { gemma2 } from './gemma2';
 import { gemma3 } from './gemma3';
+import { gpt2 } from './gpt2';
 import { llama } from './llama';
 import { mistral } from './mistral';
 import { olmo2 } from './olmo2';
+import { opt } from './opt';
 import { phi3 } from './phi3';
 import { qwen2 } from './qwen2';
 import { qwen3 } from './qwen3';
 
 export type { PlanOptions } from './decoder';
 
-const ARCHITECTURES: readonly Architecture[] = [llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, olmo2];
+const ARCHITECTURES: readonly Architecture[] = [llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, olmo2, gpt2, opt];
 
 /** Names of the supported architectures, as in Plan.architecture. */
 export const architectureNames: readonly string[] = ARCHITECTURES.map(({ name }) => name);
@@ -26,8 +28,9 @@ export const architectureNames: readonly string[] = ARCHITECTURES.map(({ name })
  * configuration or tensors that do not fit (details.problems lists all tensors at fault), INVALID_ARGUMENT for contextSize.
  */
 export function buildPlan(checkpoint: Checkpoint, options: PlanOptions = {}): Plan {
-  const config = ConfigReader.of(checkpoint);
-  const architecture = findArchitecture(config);
+  const file = ConfigReader.of(checkpoint);
+  const architecture = findArchitecture(file);
+  const config = file.withAliases(architecture.traits.keys ?? {});
   refuseOtherKinds(config);
   const model = new Decoder(architecture, checkpoint, config, options);
   architecture.define(model);

@@ -14,10 +14,10 @@ import type { WeightSource } from '../graph/plan';
 const FLOATS: readonly string[] = ['F32', 'F16', 'BF16'];
 
 /**
- * Tensors that carry nothing a plan needs: rotary tables and causal masks that old exporters saved, and GGUF's rope tensors, which
+ * Tensors that carry nothing a plan needs: rotary tables and causal masks (GPT-2's attn.bias) that old exporters saved, and GGUF's rope tensors, which
  * the reader turns into configuration.
  */
-const IGNORED = /(^|\.)(rotary_emb\.inv_freq|masked_bias|rope_freqs\.weight|rope_factors_(long|short)\.weight)$/;
+const IGNORED = /(^|\.)(rotary_emb\.inv_freq|masked_bias|h\.\d+\.attn\.bias|rope_freqs\.weight|rope_factors_(long|short)\.weight)$/;
 
 /** Stands for a tensor that is not there, until finish() throws. */
 const ABSENT = -1;
@@ -57,11 +57,12 @@ export class TensorResolver {
     return index;
   }
 
-  /** The source of linear `name`: dense when name.weight exists, GPTQ when name.qweight does. */
-  matrix(name: string, n: number, k: number): WeightSource {
+  /** The source of linear `name`: dense when name.weight exists, [k, n] where `transposed`, GPTQ when name.qweight does. */
+  matrix(name: string, n: number, k: number, transposed = false): WeightSource {
     const dense = this.checkpoint.find(`${name}.weight`) !== undefined;
     const packed = this.checkpoint.find(`${name}.qweight`) !== undefined;
     if (dense || (!packed && this.gptq?.module(name) === undefined)) {
+      if (transposed) return { kind: 'tensor', tensor: this.dense(`${name}.weight`, [k, n], 'vector'), transposed };
       return { kind: 'tensor', tensor: this.dense(`${name}.weight`, [n, k], 'matrix') };
     }
     if (packed) return this.packed(name, n, k);

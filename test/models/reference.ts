@@ -2,7 +2,7 @@
  * An executor of plans in doubles and plain loops: the meaning of the op vocabulary, written down a second time, independent of
  * the engine. It runs one sequence from position 0, with attention over the whole of it, so it needs no cache.
  */
-import type { Op, Plan, Vector, View, Weight } from '../../lib/graph/plan';
+import type { Activation, Op, Plan, Vector, View, Weight } from '../../lib/graph/plan';
 import type { TestCheckpoint } from './fixtures';
 
 type Matrix = readonly Float64Array[]; // rows
@@ -66,6 +66,23 @@ function runOp(op: Op, state: State): void {
       case 'embed': {
         const embedding = at(at(state.matrices, op.weight), at(state.tokens, r));
         row(op.out, r).set(embedding.map((value) => value * op.scale));
+        break;
+      }
+      case 'embed_position': {
+        const table = at(at(state.matrices, op.weight), r + op.shift);
+        row(op.out, r).set(row(op.out, r).map((x, i) => x + at(table, i)));
+        break;
+      }
+      case 'layer_norm': {
+        const input = row(op.in, r).slice();
+        const mean = input.reduce((total, x) => total + x, 0) / input.length;
+        const variance = input.reduce((total, x) => total + (x - mean) ** 2, 0) / input.length;
+        const [weight, bias] = [at(state.vectors, op.vector), at(state.vectors, op.bias)];
+        row(op.out, r).set(input.map((x, i) => ((x - mean) / Math.sqrt(variance + op.eps)) * at(weight, i) + at(bias, i)));
+        break;
+      }
+      case 'activation': {
+        row(op.out, r).set(row(op.in, r).map((x) => activation(op.activation, x)));
         break;
       }
       case 'rms_norm': {
@@ -149,8 +166,29 @@ function attention(op: Extract<Op, { op: 'attention' }>, { rows }: State, row: (
   }
 }
 
-function activation(name: 'silu' | 'gelu_tanh', x: number): number {
-  return name === 'silu' ? x / (1 + Math.exp(-x)) : 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+function activation(name: Activation, x: number): number {
+  switch (name) {
+    case 'relu':
+      return Math.max(0, x);
+    case 'silu':
+      return x / (1 + Math.exp(-x));
+    case 'gelu':
+      return 0.5 * x * (1 + erf(x / Math.SQRT2));
+    case 'gelu_tanh':
+      return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+  }
+}
+
+/** The Taylor series, whose terms alternate: good to 1e-10 up to |x| = 4, and beyond it erf is 1 to 1e-8. */
+function erf(x: number): number {
+  if (Math.abs(x) > 4) return Math.sign(x);
+  let term = x;
+  let sum = x;
+  for (let n = 1; n < 100; n++) {
+    term *= (-x * x) / n;
+    sum += term / (2 * n + 1);
+  }
+  return (2 / Math.sqrt(Math.PI)) * sum;
 }
 
 function readVector({ tensor, addend = 0, ropeHeads }: Vector, checkpoint: TestCheckpoint): Float64Array {
@@ -162,7 +200,9 @@ function readWeight({ n, k, source, ropeHeads }: Weight, checkpoint: TestCheckpo
   if (source.kind === 'gptq') return dequantized(n, k, source, checkpoint);
   const values = checkpoint.data(source.tensor);
   return unpermuted(
-    Array.from({ length: n }, (_, row) => values.subarray(row * k, (row + 1) * k)),
+    Array.from({ length: n }, (_, row) =>
+      source.transposed ? Float64Array.from({ length: k }, (__, j) => at(values, j * n + row)) : values.subarray(row * k, (row + 1) * k),
+    ),
     ropeHeads,
   );
 }
