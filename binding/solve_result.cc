@@ -50,6 +50,7 @@ Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const Solved& s
   out.Set("error", q.error);
   out.Set("dampPercent", q.damp_percent);
   out.Set("deadColumns", q.dead_columns);
+  out.Set("tokens", static_cast<double>(solved.tokens));
   out.Set("seconds", solved.seconds);
   Napi::Array fallbacks = Napi::Array::New(env, q.fallbacks.size());
   for (size_t i = 0; i < q.fallbacks.size(); ++i) fallbacks.Set(static_cast<uint32_t>(i), q.fallbacks[i]);

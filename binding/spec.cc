@@ -104,6 +104,51 @@ Op ReadOp(Fields& f, Status* status) {
       op.n_heads = heads("nHeads");
       op.head_dim = heads("headDim");
       op.index = static_cast<int>(f.Int("rope", 0, kMaxInt));
+      op.offset = static_cast<int>(f.IntOr("offset", 0, kMaxInt, 0));
+      op.interleaved = f.Has("interleaved") && f.Bool("interleaved");
+      break;
+    case OpKind::kCopy:
+      op.in = ReadView(f, "in");
+      op.out = ReadView(f, "out");
+      op.n_heads = heads("nHeads");
+      op.width = static_cast<int>(f.Int("width", 1, kMaxInt));
+      op.zeros = static_cast<int>(f.Int("zeros", 0, kMaxInt));
+      op.in_stride = static_cast<int>(f.Int("inStride", 0, kMaxInt));
+      op.out_stride = static_cast<int>(f.Int("outStride", 0, kMaxInt));
+      break;
+    case OpKind::kRoute: {
+      op.in = ReadView(f, "in");
+      op.out = ReadView(f, "out");
+      op.index = static_cast<int>(f.Int("weight", 0, kMaxInt));
+      op.bias = static_cast<int>(f.IntOr("bias", 0, kMaxInt, -1));
+      const std::string scoring = f.String("scoring");
+      if (scoring != "softmax" && scoring != "sigmoid") f.Fail("scoring", "\"softmax\" or \"sigmoid\"");
+      op.scoring = scoring == "sigmoid" ? Scoring::kSigmoid : Scoring::kSoftmax;
+      op.top_k = static_cast<int>(f.Int("topK", 1, kMaxExperts));
+      op.normalise = f.Bool("normalise");
+      op.factor = static_cast<float>(f.Number("scale"));
+      op.groups = static_cast<int>(f.Int("groups", 1, kMaxExperts));
+      op.top_groups = static_cast<int>(f.Int("topGroups", 1, kMaxExperts));
+      break;
+    }
+    case OpKind::kExperts:
+      op.in = ReadView(f, "in");
+      op.in2 = ReadView(f, "route");
+      op.out = ReadView(f, "out");
+      op.accumulate = f.Bool("accumulate");
+      op.activation = ReadActivation(f, 2);
+      op.gathered = ReadView(f, "gathered");
+      op.gate = ReadView(f, "gate");
+      op.up = ReadView(f, "up");
+      op.gated = ReadView(f, "gated");
+      op.product = ReadView(f, "product");
+      ForEach(f, "experts", status, kMaxExperts, [&](Fields& e) {
+        Expert expert;
+        expert.gate = static_cast<int>(e.Int("gate", 0, kMaxInt));
+        expert.up = static_cast<int>(e.Int("up", 0, kMaxInt));
+        expert.down = static_cast<int>(e.Int("down", 0, kMaxInt));
+        op.experts.push_back(expert);
+      });
       break;
     case OpKind::kAttention:
       op.in = ReadView(f, "q");

@@ -166,8 +166,10 @@ std::vector<int> WeightsOfRange(const Plan& plan, OpRange range) {
   };
   for (int i = range.begin; i < range.end; ++i) {
     const Op& op = plan.ops[static_cast<size_t>(i)];
-    if (op.kind == OpKind::kEmbed) add(op.index);
+    if (op.kind == OpKind::kEmbed || op.kind == OpKind::kEmbedPosition || op.kind == OpKind::kRoute) add(op.index);
     for (const LinearOutput& output : op.outputs) add(output.weight);
+    for (const Expert& expert : op.experts)
+      for (const int weight : {expert.gate, expert.up, expert.down}) add(weight);
   }
   return weights;
 }

@@ -213,8 +213,12 @@ std::vector<int> ExecutionOrder(const Plan& plan) {
     placed[weight] = true;
     order.push_back(static_cast<int>(weight));
   };
-  for (const Op& op : plan.ops)
+  for (const Op& op : plan.ops) {
     for (const LinearOutput& output : op.outputs) place(static_cast<size_t>(output.weight));
+    if (op.kind == OpKind::kRoute) place(static_cast<size_t>(op.index));
+    for (const Expert& expert : op.experts)
+      for (const int weight : {expert.gate, expert.up, expert.down}) place(static_cast<size_t>(weight));
+  }
   for (size_t i = 0; i < plan.weights.size(); ++i) place(i);
   return order;
 }

@@ -26,6 +26,8 @@ export const LIMITS = {
   headDim: { min: 2, max: 4096 },
   vocabSize: { min: 1, max: 1 << 22 },
   context: { min: 1, max: 1 << 27 },
+  /** As many as the engine can route to (cpp/plan/plan.h). */
+  experts: { min: 1, max: 1024 },
 } as const satisfies Record<string, NumberRange>;
 
 export class ConfigReader {

@@ -33,6 +33,10 @@ export interface Traits {
   readonly normEps?: number;
   /** When intermediate_size (or what it is called) is absent, as a multiple of hidden_size; undefined: it is required. */
   readonly intermediateFactor?: number;
+  /** Layers may have experts in place of one feed-forward. */
+  readonly experts?: boolean;
+  /** Tensors of layers behind the last one are no mistake: they predict further tokens and are not run. */
+  readonly furtherLayers?: boolean;
   /** Linears are stored as [in, out]. */
   readonly transposedLinears?: boolean;
 }
@@ -96,6 +100,24 @@ export interface AttentionOptions {
   readonly window?: number;
 }
 
+/** See the ops route and experts in lib/graph/plan.ts. */
+export interface ExpertsOptions {
+  readonly count: number;
+  /** Between the matrices of an expert. */
+  readonly width: number;
+  /** Names of the matrices of one expert. */
+  readonly matrices: { readonly gate: string; readonly up: string; readonly down: string };
+  readonly activation: 'silu' | 'gelu_tanh';
+  readonly scoring: 'softmax' | 'sigmoid';
+  readonly topK: number;
+  readonly normalise: boolean;
+  readonly scale: number;
+  readonly groups: number;
+  readonly topGroups: number;
+  /** The router has a vector e_score_correction_bias, which chooses experts but does not weigh them. */
+  readonly bias?: boolean;
+}
+
 export type LayerType = 'full_attention' | 'sliding_attention';
 
 const NO_BIAS: Bias = { bias: false };
@@ -147,7 +169,7 @@ export class Decoder {
   }
 
   /** Adds a rotary table, for Layer.rope. `layerType` picks one where the configuration has several. */
-  rope(options: Pick<RopeRequest, 'layerType' | 'oldThetaKey'> & { readonly theta?: number } = {}): number {
+  rope(options: Pick<RopeRequest, 'layerType' | 'oldThetaKey'> & { readonly theta?: number; readonly headDim?: number } = {}): number {
     const { theta = this.architecture.traits.ropeTheta ?? 10000, ...rest } = options;
     return this.builder.rope(
       readRope(this.config, { headDim: this.shape.headDim, defaultTheta: theta, contextSize: this.maxSeqLen, ...rest }),
@@ -176,14 +198,23 @@ export class Decoder {
   /** Throws CORRUPT_FILE with every tensor that is missing, misshapen or unknown. */
   finish(): Plan {
     if (this.logits === undefined) throw new LowbitError('INTERNAL', `The definition of ${this.architecture.name} has no head`);
-    this.tensors.finish(this.architecture.name, this.tied ? ['lm_head.weight'] : []);
+    this.tensors.finish(this.architecture.name, {
+      names: this.tied ? ['lm_head.weight'] : [],
+      ...(this.architecture.traits.furtherLayers ? { matching: (name: string) => this.isFurtherLayer(name) } : {}),
+    });
     const { vocabSize, hiddenSize } = this.shape;
     const header = { architecture: this.architecture.name, vocabSize, hiddenSize, maxSeqLen: this.maxSeqLen };
     return this.builder.finish(header, this.x, this.logits);
   }
 
+  /** Whether a tensor belongs to a layer behind the last one. */
+  private isFurtherLayer(name: string): boolean {
+    const { layers } = this.names;
+    return name.startsWith(layers) && Number.parseInt(name.slice(layers.length), 10) >= this.shape.nLayers;
+  }
+
   /** @internal out = norm(input), `group` columns at a time. */
-  norm(name: string, input: View, out: View, group: number): View {
+  norm(name: string, input: View, out: View, group: number, eps = this.shape.normEps): View {
     const { layerNorm } = this.architecture.traits;
     const vector = this.builder.vector({
       name,
@@ -194,11 +225,22 @@ export class Decoder {
     if (layerNorm === true) {
       const tensor = this.tensors.dense(`${name}.bias`, [group], 'vector');
       const bias = this.builder.vector({ name: `${name}.bias`, length: group, tensor });
-      this.builder.layerNorm(input, out, vector, bias, this.shape.normEps);
+      this.builder.layerNorm(input, out, vector, bias, eps);
     } else {
-      this.builder.rmsNorm(input, out, vector, group, this.shape.normEps);
+      this.builder.rmsNorm(input, out, vector, group, eps);
     }
     return out;
+  }
+
+  /** @internal A vector under its full name. */
+  vector(name: string, length: number): number {
+    return this.builder.vector({ name, length, tensor: this.tensors.dense(name, [length], 'vector') });
+  }
+
+  /** @internal The matrix that scores experts: always floats. */
+  router(name: string, out: View, input: View): number {
+    const tensor = this.tensors.dense(`${name}.weight`, [out.width, input.width], 'vector');
+    return this.builder.weight({ name, n: out.width, k: input.width, source: { kind: 'tensor', tensor }, role: 'router' });
   }
 
   /** @internal The matrix that maps `input` to `out`. */
@@ -235,8 +277,8 @@ export class Layer {
   }
 
   /** Row norm; of x into a scratch buffer unless said otherwise. */
-  norm(name: string, input = this.x, out = this.hidden): View {
-    return this.model.norm(this.prefix + name, input, out, input.width);
+  norm(name: string, input = this.x, out = this.hidden, eps = this.model.shape.normEps): View {
+    return this.model.norm(this.prefix + name, input, out, input.width, eps);
   }
 
   /** Norm of every head by itself with one weight [headDim], in place. */
@@ -283,7 +325,28 @@ export class Layer {
     return this.gated(all, activation);
   }
 
-  /** The same from one matrix with the rows of gate first. */
+  /** As glu, for a feed-forward `name` of another width beside the first. */
+  sharedGlu(name: string, width: number, input: View, activation: 'silu' | 'gelu_tanh'): View {
+    const all = this.builder.buffer('shared_gate_up', 2 * width);
+    const [gate, up] = [columns(all, 0, width), columns(all, width, width)];
+    this.project(input, [
+      [`${name}.gate_proj`, gate, NO_BIAS],
+      [`${name}.up_proj`, up, NO_BIAS],
+    ]);
+    const out = this.builder.buffer('shared_gated', width);
+    this.builder.glu(gate, up, out, activation);
+    return out;
+  }
+
+  /** out = input W^T + bias for every [name, out, bias], as one op. */
+  project(input: View, outputs: readonly (readonly [name: string, out: View, bias: Bias])[]): void {
+    this.builder.linear(
+      input,
+      outputs.map(([name, out, bias]) => this.output(name, out, input, bias)),
+    );
+  }
+
+  /** As glu, from one matrix with the rows of gate first. */
   fusedGlu(name: string, input: View, activation: 'silu' | 'gelu_tanh'): View {
     const { all } = this.gluViews();
     this.builder.linear(input, [this.output(name, all, input, NO_BIAS)]);
@@ -296,6 +359,35 @@ export class Layer {
     this.builder.linear(input, [this.output(name, out, input, bias)]);
     this.builder.activation(out, activation);
     return out;
+  }
+
+  /**
+   * x += what the chosen experts of `mlp` make of the input: a router `${mlp}.gate` and experts `${mlp}.experts.N` with matrices of
+   * these names, each `width` wide inside.
+   */
+  addExperts(mlp: string, input: View, options: ExpertsOptions): void {
+    const { builder } = this;
+    const { hiddenSize } = this.model.shape;
+    const { count, width, matrices, activation, bias, ...routing } = options;
+    const route = builder.buffer('route', count);
+    builder.route({
+      in: input,
+      out: route,
+      weight: this.model.router(`${this.prefix}${mlp}.gate`, route, input),
+      ...(bias === true ? { bias: this.model.vector(`${this.prefix}${mlp}.gate.e_score_correction_bias`, count) } : {}),
+      ...routing,
+    });
+    const gathered = builder.buffer('gathered', hiddenSize);
+    const [gate, up] = [builder.buffer('expert_gate', width), builder.buffer('expert_up', width)];
+    const [gated, product] = [builder.buffer('expert_gated', width), builder.buffer('expert_product', hiddenSize)];
+    const matrix = (expert: number, kind: keyof typeof matrices, out: View, from: View): number =>
+      this.output(`${mlp}.experts.${expert}.${matrices[kind]}`, out, from, NO_BIAS).weight;
+    const experts = Array.from({ length: count }, (_, e) => ({
+      gate: matrix(e, 'gate', gate, gathered),
+      up: matrix(e, 'up', up, gathered),
+      down: matrix(e, 'down', product, gated),
+    }));
+    builder.experts({ in: input, route, out: this.x, accumulate: true, activation, experts, gathered, gate, up, gated, product });
   }
 
   /** x += input W^T + bias. */

@@ -81,12 +81,14 @@ export class TensorResolver {
   }
 
   /**
-   * Throws CORRUPT_FILE with all problems, unused tensors among them. `unused` names tensors that may stay unused. Without problems,
+   * Throws CORRUPT_FILE with all problems, unused tensors among them. `unused` says which tensors may stay unused. Without problems,
    * passes on what was noticed: one warning, as a label that is wrong for one weight is wrong for all.
    */
-  finish(architecture: string, unused: readonly string[]): void {
-    const spare = new Set(unused.map((name) => this.checkpoint.find(name)));
-    const unknown = this.checkpoint.tensors.filter(({ name }, index) => !this.used.has(index) && !spare.has(index) && !IGNORED.test(name));
+  finish(architecture: string, unused: { readonly names: readonly string[]; readonly matching?: (name: string) => boolean }): void {
+    const spare = new Set(unused.names.map((name) => this.checkpoint.find(name)));
+    const unknown = this.checkpoint.tensors.filter(
+      ({ name }, index) => !this.used.has(index) && !spare.has(index) && !IGNORED.test(name) && unused.matching?.(name) !== true,
+    );
     const problems = [
       ...this.problems,
       ...unknown.map(({ name }) => `${name} is not part of a ${architecture} model with this configuration`),

@@ -142,6 +142,11 @@ describe('the golden comparison is sharp', () => {
     ['unscaled attention', 'gpt2', (config) => (config['scale_attn_weights'] = false)],
     ['attention scaled by depth', 'gpt2', (config) => (config['scale_attn_by_inverse_layer_idx'] = true)],
     ['another eps of layer norms', 'gpt2', (config) => (config['layer_norm_epsilon'] = 1e-3)],
+    ['one expert less', 'mixtral', (config) => (config['num_experts_per_tok'] = 1)],
+    ['scores of the experts as they are', 'qwen3-moe', (config) => (config['norm_topk_prob'] = false)],
+    ['experts of all groups', 'deepseek-v3', (config) => (config['topk_group'] = 2)],
+    ['another scale of the experts', 'deepseek-v3', (config) => (config['routed_scaling_factor'] = 1)],
+    ['rotated pairs half a head apart', 'deepseek-v3', (config) => (config['rope_interleave'] = false)],
     ['another activation', 'opt', (config) => (config['activation_function'] = 'silu')],
   ];
   test.each(mutations)('%s (%s) shows', (_, name, edit) => {

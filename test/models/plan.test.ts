@@ -61,11 +61,14 @@ function expectSound(plan: Plan): void {
   // Every table entry is used by some op.
   const linears = opsNamed(plan, 'linear').flatMap(({ outputs }) => outputs.map(({ weight }) => weight));
   const tables = [...opsNamed(plan, 'embed'), ...opsNamed(plan, 'embed_position')].map(({ weight }) => weight);
-  expect(new Set([...linears, ...tables]).size).toBe(plan.weights.length);
+  const experts = opsNamed(plan, 'experts').flatMap((op) => op.experts.flatMap(({ gate, up, down }) => [gate, up, down]));
+  const routers = opsNamed(plan, 'route').map(({ weight }) => weight);
+  expect(new Set([...linears, ...tables, ...experts, ...routers]).size).toBe(plan.weights.length);
   const biases = plan.weights.flatMap(({ bias }) => (bias === undefined ? [] : [bias]));
   const norms = [
     ...opsNamed(plan, 'rms_norm').map(({ vector }) => vector),
     ...opsNamed(plan, 'layer_norm').flatMap(({ vector, bias }) => [vector, bias]),
+    ...opsNamed(plan, 'route').flatMap(({ bias }) => (bias === undefined ? [] : [bias])),
   ];
   expect([...norms, ...biases].sort((a, b) => a - b)).toEqual(plan.vectors.map((_, index) => index));
   expect(new Set(opsNamed(plan, 'rope').map(({ rope }) => rope)).size).toBe(plan.ropes.length);
@@ -109,9 +112,18 @@ describe.each(ARCHITECTURES)('%s', (name) => {
       gpt2: ['c_attn', 'c_proj', 'c_fc', 'c_proj'],
       opt: ['q_proj k_proj v_proj', 'out_proj', 'fc1', 'fc2'],
     };
-    const projections = others[name] ?? ['q_proj k_proj v_proj', 'o_proj', 'gate_proj up_proj', 'down_proj'];
+    const attention = ['q_proj k_proj v_proj', 'o_proj'];
+    const repeat = (count: number, names: string): string => Array.from({ length: count }, () => names).join(' ');
+    const experts = (count: number, gate: string, up: string, down: string): string[] => [repeat(count, `${gate} ${up}`), repeat(count, down)];
+    const mla = ['q_a_proj kv_a_proj_with_mqa', 'q_b_proj', 'kv_b_proj', 'o_proj', 'gate_proj up_proj', 'down_proj'];
+    const mixtures: Readonly<Record<string, (block: number) => readonly string[]>> = {
+      mixtral: () => [...attention, ...experts(4, 'w1', 'w3', 'w2')],
+      'qwen3-moe': () => [...attention, ...experts(8, 'gate_proj', 'up_proj', 'down_proj')],
+      'deepseek-v3': (block) => [...mla, ...(block === 0 ? [] : experts(8, 'gate_proj', 'up_proj', 'down_proj'))],
+    };
+    const projections = others[name] ?? [...attention, 'gate_proj up_proj', 'down_proj'];
     expect(groups.map(({ weights }) => weights.map((weight) => plan.weights[weight]?.name.split('.').at(-1)).join(' '))).toEqual(
-      plan.blocks.flatMap(() => projections),
+      plan.blocks.flatMap((_, block) => mixtures[name]?.(block) ?? projections),
     );
     expect(groups.every(({ block, op }) => op >= (plan.blocks[block]?.begin as number) && op < (plan.blocks[block]?.end as number))).toBe(
       true,
@@ -126,7 +138,7 @@ describe.each(ARCHITECTURES)('%s', (name) => {
       layers: plan.blocks.length,
       hiddenSize: 64,
       nHeads: 4,
-      nKvHeads: name === 'gpt2' || name === 'opt' ? 4 : 2,
+      nKvHeads: ['gpt2', 'opt', 'deepseek-v3'].includes(name) ? 4 : 2,
       vocabSize: 320,
       contextLength: 512,
       parameters: elements,
@@ -152,7 +164,7 @@ test.each(GGUF_FIXTURES)('a GGUF file of %s gives the same ops', (name) => {
   expect(gguf.vectors.every(({ addend }) => addend === undefined)).toBe(true);
 });
 
-test.each(['arch/gemma3', 'arch/gpt2', 'arch/phi3', 'interop/gptq-v1-4bit-g64-descact', 'tiny-stories'])(
+test.each(['arch/gemma3', 'arch/gpt2', 'arch/deepseek-v3', 'arch/phi3', 'interop/gptq-v1-4bit-g64-descact', 'tiny-stories'])(
   '%s opened by lib/checkpoint gives the same plan',
   async (name) => {
     const directory = fixture(...name.split('/'));

@@ -114,14 +114,43 @@ function runOp(op: Op, state: State): void {
         const half = inverseFrequencies.length;
         const view = row(op.view, r);
         for (let head = 0; head < op.nHeads; head++) {
+          const before = view.slice();
           for (let i = 0; i < half; i++) {
-            const first = head * op.headDim + i;
-            const [a, b] = [at(view, first), at(view, first + half)];
+            const begin = head * op.headDim + (op.offset ?? 0);
+            const first = begin + i;
+            const [a, b] = op.interleaved
+              ? [at(before, begin + 2 * i), at(before, begin + 2 * i + 1)]
+              : [at(before, first), at(before, first + half)];
             const angle = r * at(inverseFrequencies, i);
             view[first] = scale * (a * Math.cos(angle) - b * Math.sin(angle));
             view[first + half] = scale * (b * Math.cos(angle) + a * Math.sin(angle));
           }
         }
+        break;
+      }
+      case 'copy': {
+        const [input, out] = [row(op.in, r), row(op.out, r)];
+        for (let head = 0; head < op.nHeads; head++) {
+          out.set(input.slice(head * op.inStride, head * op.inStride + op.width), head * op.outStride);
+          out.fill(0, head * op.outStride + op.width, head * op.outStride + op.width + op.zeros);
+        }
+        break;
+      }
+      case 'route': {
+        row(op.out, r).set(routed(op, product(at(state.matrices, op.weight), row(op.in, r)), op.bias === undefined ? [] : at(state.vectors, op.bias)));
+        break;
+      }
+      case 'experts': {
+        const input = row(op.in, r).slice();
+        const out = row(op.out, r);
+        if (!op.accumulate) out.fill(0);
+        op.experts.forEach(({ gate, up, down }, e) => {
+          const share = at(row(op.route, r), e);
+          if (share === 0) return;
+          const upper = product(at(state.matrices, up), input);
+          const gated = product(at(state.matrices, gate), input).map((x, i) => activation(op.activation, x) * at(upper, i));
+          product(at(state.matrices, down), gated).forEach((value, i) => (out[i] = at(out, i) + share * value));
+        });
         break;
       }
       case 'glu': {
@@ -141,6 +170,30 @@ function runOp(op: Op, state: State): void {
       }
     }
   }
+}
+
+function product(matrix: Matrix, x: Float64Array): Float64Array {
+  return Float64Array.from(matrix, (values) => values.reduce((total, value, i) => total + value * at(x, i), 0));
+}
+
+/** What each expert counts for. */
+function routed(op: Extract<Op, { op: 'route' }>, logits: Float64Array, bias: ArrayLike<number>): Float64Array {
+  const sum = logits.reduce((total, x) => total + Math.exp(x), 0);
+  const scores = logits.map((x) => (op.scoring === 'softmax' ? Math.exp(x) / sum : 1 / (1 + Math.exp(-x))));
+  const choice = scores.map((score, e) => score + (bias.length > 0 ? at(bias, e) : 0));
+  const falling = (indices: number[], value: (index: number) => number): number[] => indices.sort((a, b) => value(b) - value(a) || a - b);
+  const length = logits.length / op.groups;
+  const membersOf = (group: number): number[] => Array.from({ length }, (_, i) => group * length + i);
+  const best = (group: number): number => {
+    const [first = 0, second = 0] = [...membersOf(group).map((e) => at(choice, e))].sort((a, b) => b - a);
+    return first + (length > 1 ? second : 0);
+  };
+  const groups = falling(Array.from({ length: op.groups }, (_, g) => g), best).slice(0, op.topGroups); // prettier-ignore
+  const chosen = falling(groups.flatMap(membersOf), (e) => at(choice, e)).slice(0, op.topK);
+  const total = chosen.reduce((all, e) => all + at(scores, e), 0);
+  const result = new Float64Array(logits.length);
+  for (const e of chosen) result[e] = (op.scale * at(scores, e)) / (op.normalise ? total : 1);
+  return result;
 }
 
 function attention(op: Extract<Op, { op: 'attention' }>, { rows }: State, row: (view: View, r: number) => Float64Array): void {
