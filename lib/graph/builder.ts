@@ -197,8 +197,7 @@ export class PlanBuilder {
           .find((problem) => problem !== undefined);
       case 'rope': {
         const rotaryDim = 2 * (this.ropes[op.rope]?.inverseFrequencies.length ?? Infinity);
-        const fits =
-          op.view.width === op.nHeads * op.headDim && Number.isInteger(op.nHeads) && (op.offset ?? 0) + rotaryDim <= op.headDim;
+        const fits = op.view.width === op.nHeads * op.headDim && Number.isInteger(op.nHeads) && (op.offset ?? 0) + rotaryDim <= op.headDim;
         return fits
           ? undefined
           : `${op.nHeads} heads of ${op.headDim} with ${rotaryDim} rotary dimensions do not fit width ${op.view.width}`;

@@ -26,7 +26,8 @@ export const deepseekV3: Architecture = {
     const width = config.integer('moe_intermediate_size', LIMITS.intermediateSize, 2048);
     const shared = config.integer('n_shared_experts', { min: 0, max: LIMITS.experts.max }, 1);
     const firstSparse = config.integer('first_k_dense_replace', { min: 0, max: LIMITS.layers.max }, 3);
-    if (config.integer('moe_layer_freq', LIMITS.layers, 1) !== 1) throw config.unsupported('moe_layer_freq', 'every layer must have experts');
+    if (config.integer('moe_layer_freq', LIMITS.layers, 1) !== 1)
+      throw config.unsupported('moe_layer_freq', 'every layer must have experts');
     const groups = config.integer('n_group', { min: 1, max: count }, 1);
     if (count % groups !== 0) throw config.expected(`divisor of n_routed_experts (${count})`, 'n_group', groups);
     const topGroups = config.integer('topk_group', { min: 1, max: groups }, groups);
@@ -107,7 +108,14 @@ function latentAttention(model: Decoder): (layer: Layer) => void {
     const span = (view: View, from: number, stride: number, width: number): View => columns(view, from, (nHeads - 1) * stride + width);
     const stride = nope + value;
     const copy = { nHeads, zeros: 0 };
-    builder.copy({ ...copy, in: span(kv, 0, stride, nope), out: span(k, 0, headDim, nope), width: nope, inStride: stride, outStride: headDim });
+    builder.copy({
+      ...copy,
+      in: span(kv, 0, stride, nope),
+      out: span(k, 0, headDim, nope),
+      width: nope,
+      inStride: stride,
+      outStride: headDim,
+    });
     builder.copy({ ...copy, in: sharedKey, out: span(k, nope, headDim, rotated), width: rotated, inStride: 0, outStride: headDim });
     builder.copy({
       in: span(kv, nope, stride, value),

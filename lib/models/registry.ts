@@ -21,7 +21,21 @@ import { qwen3Moe } from './qwen3_moe';
 
 export type { PlanOptions } from './decoder';
 
-const ARCHITECTURES: readonly Architecture[] = [llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, olmo2, gpt2, opt, mixtral, qwen3Moe, deepseekV3];
+const ARCHITECTURES: readonly Architecture[] = [
+  llama,
+  mistral,
+  qwen2,
+  qwen3,
+  gemma2,
+  gemma3,
+  phi3,
+  olmo2,
+  gpt2,
+  opt,
+  mixtral,
+  qwen3Moe,
+  deepseekV3,
+];
 
 /** Names of the supported architectures, as in Plan.architecture. */
 export const architectureNames: readonly string[] = ARCHITECTURES.map(({ name }) => name);

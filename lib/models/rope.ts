@@ -206,7 +206,8 @@ function yarn({ theta, rotaryDim, originalContext }: RopeInputs, scaling: Config
  */
 export function yarnTemperature(config: ConfigReader): number {
   const scaling = ropeParameters(config, undefined) ?? config.object('rope_scaling');
-  if (scaling === undefined || ropeType(scaling) === 'default' || !scaling.has('mscale_all_dim') || scaling.raw('mscale_all_dim') === 0) return 1;
+  if (scaling === undefined || ropeType(scaling) === 'default' || !scaling.has('mscale_all_dim') || scaling.raw('mscale_all_dim') === 0)
+    return 1;
   return yarnMagnitude(scaling.number('factor', FACTOR), scaling.number('mscale_all_dim', MSCALE)) ** 2;
 }
 

@@ -72,7 +72,12 @@ export function totalWork(plan: Plan, targets: ReadonlyMap<number, Target>, toke
   };
 }
 
-function advanceStep(plan: Plan, targets: ReadonlyMap<number, Target>, { block, weights, inputs = 1, share = 1 }: Stop, tokens: number): Step {
+function advanceStep(
+  plan: Plan,
+  targets: ReadonlyMap<number, Target>,
+  { block, weights, inputs = 1, share = 1 }: Stop,
+  tokens: number,
+): Step {
   const linears = weights.flatMap((weight) => plan.weights[weight] ?? []);
   const seen = tokens * share;
   const hessian = weights.some((weight) => targets.has(weight)) ? inputs * hessianWork(seen, linears[0]?.k ?? 0) : 0;

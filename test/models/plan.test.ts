@@ -114,7 +114,10 @@ describe.each(ARCHITECTURES)('%s', (name) => {
     };
     const attention = ['q_proj k_proj v_proj', 'o_proj'];
     const repeat = (count: number, names: string): string => Array.from({ length: count }, () => names).join(' ');
-    const experts = (count: number, gate: string, up: string, down: string): string[] => [repeat(count, `${gate} ${up}`), repeat(count, down)];
+    const experts = (count: number, gate: string, up: string, down: string): string[] => [
+      repeat(count, `${gate} ${up}`),
+      repeat(count, down),
+    ];
     const mla = ['q_a_proj kv_a_proj_with_mqa', 'q_b_proj', 'kv_b_proj', 'o_proj', 'gate_proj up_proj', 'down_proj'];
     const mixtures: Readonly<Record<string, (block: number) => readonly string[]>> = {
       mixtral: () => [...attention, ...experts(4, 'w1', 'w3', 'w2')],

@@ -137,7 +137,9 @@ function runOp(op: Op, state: State): void {
         break;
       }
       case 'route': {
-        row(op.out, r).set(routed(op, product(at(state.matrices, op.weight), row(op.in, r)), op.bias === undefined ? [] : at(state.vectors, op.bias)));
+        row(op.out, r).set(
+          routed(op, product(at(state.matrices, op.weight), row(op.in, r)), op.bias === undefined ? [] : at(state.vectors, op.bias)),
+        );
         break;
       }
       case 'experts': {
@@ -188,7 +190,10 @@ function routed(op: Extract<Op, { op: 'route' }>, logits: Float64Array, bias: Ar
     const [first = 0, second = 0] = [...membersOf(group).map((e) => at(choice, e))].sort((a, b) => b - a);
     return first + (length > 1 ? second : 0);
   };
-  const groups = falling(Array.from({ length: op.groups }, (_, g) => g), best).slice(0, op.topGroups); // prettier-ignore
+  const groups = falling(
+    Array.from({ length: op.groups }, (_, g) => g),
+    best,
+  ).slice(0, op.topGroups);
   const chosen = falling(groups.flatMap(membersOf), (e) => at(choice, e)).slice(0, op.topK);
   const total = chosen.reduce((all, e) => all + at(scores, e), 0);
   const result = new Float64Array(logits.length);
