@@ -113,7 +113,7 @@ std::vector<float> Run(const Plan& plan, const std::vector<std::vector<float>>& 
   return out;
 }
 
-std::vector<double> Product(const std::vector<float>& w, int n, const std::vector<double>& x) {
+std::vector<double> MatVec(const std::vector<float>& w, int n, const std::vector<double>& x) {
   std::vector<double> y(static_cast<size_t>(n), 0);
   for (size_t i = 0; i < y.size(); ++i)
     for (size_t j = 0; j < x.size(); ++j) y[i] += static_cast<double>(w[i * x.size() + j]) * x[j];
@@ -181,14 +181,14 @@ LOWBIT_TEST(ExpertsMatchPlainLoops) {
     std::vector<double> expected;
     for (int r = 0; r < rows; ++r) {
       const std::vector<double> row(x.begin() + r * kK, x.begin() + (r + 1) * kK);
-      const std::vector<double> routes = Routes(route, Product(weights[0], kExperts, row), bias);
+      const std::vector<double> routes = Routes(route, MatVec(weights[0], kExperts, row), bias);
       std::vector<double> out(kK, 0.5);
       for (size_t e = 0; e < kExperts; ++e) {
         if (routes[e] == 0) continue;
-        std::vector<double> gated = Product(weights[1 + 3 * e], kWide, row);
-        const std::vector<double> up = Product(weights[2 + 3 * e], kWide, row);
+        std::vector<double> gated = MatVec(weights[1 + 3 * e], kWide, row);
+        const std::vector<double> up = MatVec(weights[2 + 3 * e], kWide, row);
         for (size_t i = 0; i < gated.size(); ++i) gated[i] = gated[i] / (1 + std::exp(-gated[i])) * up[i];
-        const std::vector<double> product = Product(weights[3 + 3 * e], kK, gated);
+        const std::vector<double> product = MatVec(weights[3 + 3 * e], kK, gated);
         for (size_t i = 0; i < out.size(); ++i) out[i] += routes[e] * product[i];
       }
       expected.insert(expected.end(), out.begin(), out.end());
