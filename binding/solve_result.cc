@@ -70,6 +70,7 @@ SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
 Result<SolveOutput> MakeOutput(const SolveJob& job, Solved solved) {
   SolveOutput out;
   out.seconds = solved.seconds;
+  out.tokens = solved.tokens;
   out.linear = std::move(solved.linear);
   const std::string name = Format("weight %d", job.request.weight);
   LOWBIT_ASSIGN_OR_RETURN(out.grid, AsGptq(name.c_str(), out.linear));
@@ -97,6 +98,7 @@ Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const SolveOutp
   out.Set("error", linear.error);
   out.Set("dampPercent", linear.damp_percent);
   out.Set("deadColumns", linear.dead_columns);
+  out.Set("tokens", static_cast<double>(output.tokens));
   out.Set("seconds", output.seconds);
   Napi::Array fallbacks = Napi::Array::New(env, linear.fallbacks.size());
   for (size_t i = 0; i < linear.fallbacks.size(); ++i) fallbacks.Set(static_cast<uint32_t>(i), linear.fallbacks[i]);

@@ -43,6 +43,16 @@ OpRange ReadRange(Fields& f) {
   return range;
 }
 
+// `known` of the names, in the order of Activation.
+Activation ReadActivation(Fields& f, size_t known) {
+  static constexpr const char* kNames[] = {"silu", "gelu_tanh", "gelu", "relu"};
+  const std::string name = f.String("activation");
+  for (size_t i = 0; i < known; ++i)
+    if (name == kNames[i]) return static_cast<Activation>(i);
+  f.Fail("activation", known == 2 ? "\"silu\" or \"gelu_tanh\"" : "\"silu\", \"gelu_tanh\", \"gelu\" or \"relu\"");
+  return Activation::kSilu;
+}
+
 Op ReadOp(Fields& f, Status* status) {
   Op op;
   const std::string name = f.String("op");
@@ -59,6 +69,18 @@ Op ReadOp(Fields& f, Status* status) {
       op.index = static_cast<int>(f.Int("weight", 0, kMaxInt));
       op.out = ReadView(f, "out");
       op.factor = static_cast<float>(f.Number("scale"));
+      break;
+    case OpKind::kEmbedPosition:
+      op.index = static_cast<int>(f.Int("weight", 0, kMaxInt));
+      op.out = ReadView(f, "out");
+      op.shift = static_cast<int>(f.Int("shift", 0, 1 << 20));
+      break;
+    case OpKind::kLayerNorm:
+      op.in = ReadView(f, "in");
+      op.out = ReadView(f, "out");
+      op.index = static_cast<int>(f.Int("vector", 0, kMaxInt));
+      op.bias = static_cast<int>(f.Int("bias", 0, kMaxInt));
+      op.factor = static_cast<float>(f.Number("eps"));
       break;
     case OpKind::kRmsNorm:
       op.in = ReadView(f, "in");
@@ -82,6 +104,51 @@ Op ReadOp(Fields& f, Status* status) {
       op.n_heads = heads("nHeads");
       op.head_dim = heads("headDim");
       op.index = static_cast<int>(f.Int("rope", 0, kMaxInt));
+      op.offset = static_cast<int>(f.IntOr("offset", 0, kMaxInt, 0));
+      op.interleaved = f.Has("interleaved") && f.Bool("interleaved");
+      break;
+    case OpKind::kCopy:
+      op.in = ReadView(f, "in");
+      op.out = ReadView(f, "out");
+      op.n_heads = heads("nHeads");
+      op.width = static_cast<int>(f.Int("width", 1, kMaxInt));
+      op.zeros = static_cast<int>(f.Int("zeros", 0, kMaxInt));
+      op.in_stride = static_cast<int>(f.Int("inStride", 0, kMaxInt));
+      op.out_stride = static_cast<int>(f.Int("outStride", 0, kMaxInt));
+      break;
+    case OpKind::kRoute: {
+      op.in = ReadView(f, "in");
+      op.out = ReadView(f, "out");
+      op.index = static_cast<int>(f.Int("weight", 0, kMaxInt));
+      op.bias = static_cast<int>(f.IntOr("bias", 0, kMaxInt, -1));
+      const std::string scoring = f.String("scoring");
+      if (scoring != "softmax" && scoring != "sigmoid") f.Fail("scoring", "\"softmax\" or \"sigmoid\"");
+      op.scoring = scoring == "sigmoid" ? Scoring::kSigmoid : Scoring::kSoftmax;
+      op.top_k = static_cast<int>(f.Int("topK", 1, kMaxExperts));
+      op.normalise = f.Bool("normalise");
+      op.factor = static_cast<float>(f.Number("scale"));
+      op.groups = static_cast<int>(f.Int("groups", 1, kMaxExperts));
+      op.top_groups = static_cast<int>(f.Int("topGroups", 1, kMaxExperts));
+      break;
+    }
+    case OpKind::kExperts:
+      op.in = ReadView(f, "in");
+      op.in2 = ReadView(f, "route");
+      op.out = ReadView(f, "out");
+      op.accumulate = f.Bool("accumulate");
+      op.activation = ReadActivation(f, 2);
+      op.gathered = ReadView(f, "gathered");
+      op.gate = ReadView(f, "gate");
+      op.up = ReadView(f, "up");
+      op.gated = ReadView(f, "gated");
+      op.product = ReadView(f, "product");
+      ForEach(f, "experts", status, kMaxExperts, [&](Fields& e) {
+        Expert expert;
+        expert.gate = static_cast<int>(e.Int("gate", 0, kMaxInt));
+        expert.up = static_cast<int>(e.Int("up", 0, kMaxInt));
+        expert.down = static_cast<int>(e.Int("down", 0, kMaxInt));
+        op.experts.push_back(expert);
+      });
       break;
     case OpKind::kAttention:
       op.in = ReadView(f, "q");
@@ -96,17 +163,17 @@ Op ReadOp(Fields& f, Status* status) {
       op.softcap = static_cast<float>(f.Number("softcap"));
       op.window = static_cast<int>(f.Int("window", 0, kMaxInt));
       break;
-    case OpKind::kGlu: {
+    case OpKind::kGlu:
       op.in = ReadView(f, "gate");
       op.in2 = ReadView(f, "up");
       op.out = ReadView(f, "out");
-      const std::string activation = f.String("activation");
-      if (activation == "gelu_tanh")
-        op.activation = Activation::kGeluTanh;
-      else if (activation != "silu")
-        f.Fail("activation", "\"silu\" or \"gelu_tanh\"");
+      op.activation = ReadActivation(f, 2);
       break;
-    }
+    case OpKind::kActivation:
+      op.in = ReadView(f, "in");
+      op.out = ReadView(f, "out");
+      op.activation = ReadActivation(f, 4);
+      break;
     case OpKind::kAdd:
       op.in = ReadView(f, "a");
       op.in2 = ReadView(f, "b");
@@ -133,6 +200,7 @@ void ReadWeight(Fields& f, ModelSpec* spec) {
   const std::string kind = s.String("kind");
   if (kind == "tensor") {
     source.tensor = static_cast<int>(s.Int("tensor", 0, kMaxInt));
+    source.transposed = s.Has("transposed") && s.Bool("transposed");
   } else if (kind == "gptq") {
     source.qweight = static_cast<int>(s.Int("qweight", 0, kMaxInt));
     source.qzeros = static_cast<int>(s.Int("qzeros", 0, kMaxInt));

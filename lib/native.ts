@@ -141,11 +141,12 @@ export interface CalibrationSpec {
   readonly firstBlock: number;
 }
 
-/** State before one linear op of the current block, with its Hessian accumulated. */
+/** State before one linear op of the current block, or before some experts, with their Hessians accumulated. */
 export interface CalibrationStop {
   readonly block: number;
-  /** Weights of the plan that read this input, in plan order; empty at the end of a block. */
+  /** Weights of the plan that read this stop's inputs, as LinearGroup.weights; empty at the end of a block. */
   readonly weights: readonly number[];
+  /** Rows in its Hessian, or in those of all its experts together. */
   readonly tokens: number;
   readonly droppedRows: number;
   /** True at the end of the last block: nothing is left to run. */
@@ -197,6 +198,8 @@ export interface SolveResult {
   readonly error: number; // relative, see cpp/quantize/method.h
   readonly dampPercent: number;
   readonly deadColumns: number;
+  /** Rows in its Hessian: calibration tokens, of an expert those routed to it; 0 without one. */
+  readonly tokens: number;
   readonly seconds: number;
   readonly fallbacks: readonly string[];
   /** GPTQ tensors ready to write: qweight I32 [k*bits/32, n], qzeros I32 [groups, n*bits/32], scales F16 [groups, n], gIdx I32 [k]. */

@@ -23,6 +23,7 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
       solved.linear, QuantizeParts(method, shape.name.c_str(), dense, shape.n, shape.k, stats, options, model.kernels(), model.pool()));
   LOWBIT_ASSIGN_OR_RETURN(std::vector<Part> parts, PackParts(shape.name.c_str(), solved.linear));
   if (model.in_memory(weight)) model.ReplaceWeight(weight, std::move(parts));
+  solved.tokens = hessian.tokens;
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return solved;
 }
@@ -85,8 +86,13 @@ Result<std::unique_ptr<Calibration>> Calibration::Create(std::shared_ptr<Model> 
     std::sort(rows.begin(), rows.end());
     rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
     for (int32_t& token : c->tokens_) token = static_cast<int32_t>(std::lower_bound(rows.begin(), rows.end(), token) - rows.begin());
-    for (const int weight : WeightsOfRange(c->model_->plan(), c->model_->plan().prologue))
-      LOWBIT_RETURN_IF_ERROR(c->model_->LoadRows(weight, rows));
+    const OpRange& prologue = c->model_->plan().prologue;
+    for (int i = prologue.begin; i < prologue.end; ++i) {
+      const Op& op = c->model_->plan().ops[static_cast<size_t>(i)];
+      if (op.kind == OpKind::kEmbed) LOWBIT_RETURN_IF_ERROR(c->model_->LoadRows(op.index, rows));
+    }
+    // What else it reads, a table of positions, is there in whole.
+    LOWBIT_RETURN_IF_ERROR(c->model_->LoadWeights(WeightsOfRange(c->model_->plan(), prologue), {}));
   }
   return c;
 }
@@ -179,17 +185,28 @@ Status Calibration::AdvanceSamples(const StopPoint* from, const StopPoint& to, c
     LOWBIT_RETURN_IF_ERROR(executor_->Begin(batch));
     if (from != nullptr) Restore(s, *from, rows);
     const int first = from != nullptr ? from->resume : plan.prologue.begin;
-    if (!to.saved && hessian_ == nullptr) continue;
+    if (!to.saved && statistics_.empty()) continue;
     LOWBIT_RETURN_IF_ERROR(executor_->Run({first, to.resume}, &cache_, progress.cancel));
     if (to.saved) Save(s, to, rows);
-    if (hessian_ != nullptr && !to.end()) {
-      LOWBIT_RETURN_IF_ERROR(executor_->Run({to.resume, to.linear}, &cache_, progress.cancel));
-      const View& in = plan.ops[static_cast<size_t>(to.linear)].in;
-      LOWBIT_RETURN_IF_ERROR(hessian_->Add(executor_->Row(in, 0), executor_->Stride(in), rows, model_->kernels(), model_->pool()));
-    }
+    if (!statistics_.empty()) LOWBIT_RETURN_IF_ERROR(executor_->Run({to.resume, to.linear}, &cache_, progress.cancel));
+    for (Statistics& statistics : statistics_) LOWBIT_RETURN_IF_ERROR(AddRows(to, rows, &statistics));
     progress.Report(s + 1, samples);
   }
   return Status::Ok();
+}
+
+// The rows of the current sample that one Hessian of the stop is over.
+Status Calibration::AddRows(const StopPoint& stop, int rows, Statistics* statistics) {
+  const int expert = statistics->input.expert;
+  const View& view = statistics->input.view;
+  int count = rows;
+  if (expert >= 0 && stop.down) {
+    LOWBIT_ASSIGN_OR_RETURN(count, executor_->RunExpertUp(stop.linear, expert, rows));
+  } else if (expert >= 0) {
+    count = executor_->GatherExpert(stop.linear, expert, rows);
+  }
+  if (count == 0) return Status::Ok();
+  return statistics->hessian.Add(executor_->Row(view, 0), executor_->Stride(view), count, model_->kernels(), model_->pool());
 }
 
 Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progress) {
@@ -198,7 +215,7 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
   if (finished_ || stops_.empty()) return Error(Code::kInvalidArgument, "The calibration has already finished its last block");
   const Plan& plan = model_->plan();
   stop_weights_.clear();
-  hessian_.reset();
+  statistics_.clear();
   const StopPoint& to = stops_[static_cast<size_t>(stop_ + 1)];
   CalibrationStop stop;
   stop.block = to.block;
@@ -209,11 +226,12 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
     return stop;
   }
 
-  const Op* op = to.end() ? nullptr : &plan.ops[static_cast<size_t>(to.linear)];
-  if (hessian && op != nullptr) {
-    LOWBIT_ASSIGN_OR_RETURN(
-        Hessian h, Hessian::Create(op->in.width, plan.weights[static_cast<size_t>(op->outputs[0].weight)].name.c_str(), bf16_, weights_));
-    hessian_ = std::make_unique<Hessian>(std::move(h));
+  for (StopInput& input : StopInputs(plan, to)) {
+    stop.weights.insert(stop.weights.end(), input.weights.begin(), input.weights.end());
+    if (!hessian) continue;
+    const char* name = plan.weights[static_cast<size_t>(input.weights[0])].name.c_str();
+    LOWBIT_ASSIGN_OR_RETURN(Hessian h, Hessian::Create(input.view.width, name, bf16_, weights_));
+    statistics_.push_back({std::move(input), std::move(h)});
   }
   Status status = LoadBlock(to.block, progress);
   if (status.ok()) status = AdvanceSamples(saved_ < 0 ? nullptr : &stops_[static_cast<size_t>(saved_)], to, progress);
@@ -224,28 +242,31 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
   ++stop_;
   if (to.saved && model_->lazy() && saved_ < 0) model_->DropWeights(WeightsOfRange(plan, plan.prologue));
   if (to.saved) saved_ = stop_;
-  if (op == nullptr) {
+  if (to.end()) {
     if (model_->lazy()) model_->DropWeights(WeightsOfRange(plan, plan.blocks[static_cast<size_t>(to.block)]));
     return stop;
   }
-  if (hessian_ != nullptr) {
-    hessian_->Finish(model_->pool());
-    stop.tokens = hessian_->tokens();
-    stop.dropped_rows = hessian_->dropped_rows();
+  for (Statistics& statistics : statistics_) {
+    statistics.hessian.Finish(model_->pool());
+    stop.tokens += statistics.hessian.tokens();
+    stop.dropped_rows += statistics.hessian.dropped_rows();
   }
-  for (const LinearOutput& o : op->outputs) stop.weights.push_back(o.weight);
   stop_weights_ = stop.weights;
   return stop;
 }
 
 Result<std::vector<Solved>> Calibration::Solve(const std::vector<SolveRequest>& requests, const Progress& progress) {
-  HessianView view;
-  if (hessian_ != nullptr) view = {hessian_->data(), hessian_->k(), hessian_->tokens()};
   std::vector<Solved> solved;
   for (const SolveRequest& request : requests) {
     if (progress.cancelled()) return Error(Code::kCancelled, "The operation was aborted");
     if (std::find(stop_weights_.begin(), stop_weights_.end(), request.weight) == stop_weights_.end())
       return Error(Code::kInvalidArgument, "Weight %d does not belong to the current calibration stop", request.weight);
+    HessianView view;
+    for (const Statistics& statistics : statistics_) {
+      const std::vector<int>& weights = statistics.input.weights;
+      if (std::find(weights.begin(), weights.end(), request.weight) == weights.end()) continue;
+      view = {statistics.hessian.data(), statistics.hessian.k(), statistics.hessian.tokens()};
+    }
     LOWBIT_ASSIGN_OR_RETURN(Solved one, SolveAndReplace(*model_, request.weight, request.method, view, request.options));
     solved.push_back(std::move(one));
     progress.Report(static_cast<int64_t>(solved.size()), static_cast<int64_t>(requests.size()));

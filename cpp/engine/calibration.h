@@ -1,8 +1,9 @@
 // engine/calibration: runs calibration samples through a model block by block and hands each linear op its Hessian.
 //
-// The run stops before every linear op and at the end of every block. The state of a sample between two stops is exactly the columns that
-// later ops still read (LiveViews), taken where they are fewest: a norm in front of the linear op runs once more rather than having its
-// output kept. All other ops run once per sample and block, with the quantised weights that precede them ("true
+// The run stops before every linear op, before the gates and ups and before the downs of a few experts at a time (calibration_stops.h), and
+// at the end of every block. An expert's Hessian is over the rows that were routed to it. The state of a sample between two stops is
+// exactly the columns that later ops still read (LiveViews), taken where they are fewest: a norm in front of the linear op runs once more
+// rather than having its output kept. All other ops run once per sample and block, with the quantised weights that precede them ("true
 // sequential"). Quantising the stop's weights and advancing repeats until the last block is done.
 //
 // Memory: of a lazy model only the block at work is loaded, and of its embedding only the rows of tokens that occur. States wider than
@@ -37,8 +38,8 @@ struct CalibrationOptions {
 
 struct CalibrationStop {
   int block = 0;
-  std::vector<int> weights;  // plan weights that read this input; empty at the end of a block
-  int64_t tokens = 0;        // rows in the Hessian
+  std::vector<int> weights;  // plan weights that read the stop's inputs; empty at the end of a block
+  int64_t tokens = 0;        // rows in the Hessian, or in those of all experts of the stop together
   int64_t dropped_rows = 0;  // rows with non-finite values
   bool finished = false;     // the last block's end
 };
@@ -51,6 +52,7 @@ struct SolveRequest {
 
 struct Solved {
   LinearParts linear;
+  int64_t tokens = 0;  // rows in its Hessian; of an expert, those routed to it
   double seconds = 0;
 };
 
@@ -98,7 +100,12 @@ class Calibration {
   int loaded_block_ = -1;     // of a lazy model
   bool finished_ = false;     // the end of the last block was reached
   bool failed_ = false;       // an Advance failed half way: the states no longer belong together
-  std::unique_ptr<Hessian> hessian_;
+  struct Statistics {
+    StopInput input;
+    Hessian hessian;
+  };
+  Status AddRows(const StopPoint& stop, int rows, Statistics* statistics);
+  std::vector<Statistics> statistics_;  // of the current stop: one, or one per expert; empty without Hessians
   std::vector<int> stop_weights_;
 };
 

@@ -17,7 +17,7 @@ int ResumePoint(const Plan& plan, const OpRange& block, int first, int linear) {
   int best = linear, narrowest = Columns(LiveViews(plan, linear, block.end));
   for (int i = linear - 1; i >= first; --i) {
     const OpKind kind = plan.ops[static_cast<size_t>(i)].kind;
-    if (kind != OpKind::kRmsNorm && kind != OpKind::kAdd && kind != OpKind::kGlu) break;
+    if (kind != OpKind::kRmsNorm && kind != OpKind::kLayerNorm && kind != OpKind::kAdd && kind != OpKind::kGlu) break;
     const int columns = Columns(LiveViews(plan, i, block.end));
     if (columns < narrowest) {
       best = i;
@@ -61,6 +61,26 @@ std::vector<KeptView> Keep(const Plan& plan, const StopPoint* previous, const St
 
 }  // namespace
 
+std::vector<StopInput> StopInputs(const Plan& plan, const StopPoint& stop) {
+  std::vector<StopInput> inputs;
+  if (stop.end()) return inputs;
+  const Op& op = plan.ops[static_cast<size_t>(stop.linear)];
+  if (op.kind == OpKind::kLinear) {
+    StopInput input;
+    input.view = op.in;
+    for (const LinearOutput& o : op.outputs) input.weights.push_back(o.weight);
+    inputs.push_back(std::move(input));
+  }
+  for (int e = stop.expert_begin; e < stop.expert_end; ++e) {
+    const Expert& expert = op.experts[static_cast<size_t>(e)];
+    if (stop.down)
+      inputs.push_back({e, op.gated, {expert.down}});
+    else
+      inputs.push_back({e, op.gathered, {expert.gate, expert.up}});
+  }
+  return inputs;
+}
+
 std::vector<StopPoint> PlanStops(const Plan& plan, int max_columns, int* columns) {
   std::vector<StopPoint> stops;
   *columns = 1;
@@ -82,12 +102,25 @@ std::vector<StopPoint> PlanStops(const Plan& plan, int max_columns, int* columns
     const OpRange& block = plan.blocks[b];
     int first = block.begin;
     for (int i = block.begin; i < block.end; ++i) {
-      if (plan.ops[static_cast<size_t>(i)].kind != OpKind::kLinear) continue;
+      const Op& op = plan.ops[static_cast<size_t>(i)];
+      if (op.kind != OpKind::kLinear && op.kind != OpKind::kExperts) continue;
       StopPoint stop;
       stop.block = static_cast<int>(b);
       stop.linear = i;
       stop.resume = ResumePoint(plan, block, first, i);
-      add(std::move(stop), first == block.begin);
+      const bool always = first == block.begin;
+      if (op.kind == OpKind::kLinear) add(stop, always);
+      const int experts = static_cast<int>(op.experts.size());
+      for (int stage = 0; stage < 2 && experts > 0; ++stage) {
+        stop.down = stage == 1;
+        const int64_t k = stop.down ? op.gated.width : op.in.width;
+        const int step = static_cast<int>(std::clamp<int64_t>(kStopHessianBytes / (4 * k * k), 1, experts));
+        for (int e = 0; e < experts; e += step) {
+          stop.expert_begin = e;
+          stop.expert_end = std::min(experts, e + step);
+          add(stop, always);
+        }
+      }
       first = i + 1;
     }
     StopPoint end;

@@ -64,6 +64,17 @@ Status PackPanels(const Packer& packer, const Tensor& t, int rows, bool in_order
   return failure;
 }
 
+// Whether consecutive panels read consecutive bytes of the tensor.
+bool RowsInOrder(const WeightSource& source) { return source.rope_heads == 0 && !source.transposed; }
+
+// Rows `rows` of the transpose of a float tensor [k, n], one after the other.
+void GatherColumns(const Tensor& from, const std::vector<int32_t>& rows, size_t n, size_t k, uint8_t* to) {
+  const size_t size = from.bytes / (n * k);
+  for (size_t c = 0; c < k; ++c)
+    for (size_t i = 0; i < rows.size(); ++i)
+      std::memcpy(to + (i * k + c) * size, from.data + (c * n + static_cast<size_t>(rows[i])) * size, size);
+}
+
 }  // namespace
 
 Status LazyWeights::Check(const Plan& plan, Pool& pool, const Progress& progress) const {
@@ -87,7 +98,7 @@ Status LazyWeights::Check(const Plan& plan, Pool& pool, const Progress& progress
       // Packers expect zeros only where they write none, and nobody reads these panels.
       const auto to = [&](int, int worker) { return scratch.data() + static_cast<size_t>(worker) * room; };
       LOWBIT_RETURN_IF_ERROR(
-          PackPanels(*packers[w], TensorOf(static_cast<int>(w)), plan.weights[w].n, sources_[w].rope_heads == 0, pool, progress, to));
+          PackPanels(*packers[w], TensorOf(static_cast<int>(w)), plan.weights[w].n, RowsInOrder(sources_[w]), pool, progress, to));
       done += packers[w]->part().bytes();
       packers[w].reset();  // some hold a map of the rows
       progress.Report(static_cast<int64_t>(done), static_cast<int64_t>(total));
@@ -105,7 +116,7 @@ Result<Part> LazyWeights::Load(const WeightShape& shape, int weight, Pool& pool,
     const size_t panel = packer->part().view.panel_bytes;
     LOWBIT_ASSIGN_OR_RETURN(Block block, Block::Allocate(packer->part().bytes(), MemoryClass::kWeights, shape.name.c_str()));
     const auto to = [&](int first, int) { return block.data() + static_cast<size_t>(first) * panel; };
-    LOWBIT_RETURN_IF_ERROR(PackPanels(*packer, TensorOf(weight), shape.n, source.rope_heads == 0, pool, progress, to));
+    LOWBIT_RETURN_IF_ERROR(PackPanels(*packer, TensorOf(weight), shape.n, RowsInOrder(source), pool, progress, to));
     Part part = packer->Finish(block.data());
     part.storage = std::move(block);
     return part;
@@ -122,7 +133,14 @@ Result<Part> LazyWeights::LoadRows(const WeightShape& shape, int weight, const s
     const size_t row_bytes = from.bytes / static_cast<size_t>(shape.n);
     // The rows as a small tensor of their own, so that every type of weight works without knowing of this.
     LOWBIT_ASSIGN_OR_RETURN(const Block bytes, Block::Allocate(rows.size() * row_bytes, MemoryClass::kScratch, shape.name.c_str()));
-    for (size_t i = 0; i < rows.size(); ++i) {
+    if (source.transposed) {
+      // Its shape was checked with all weights; it has no rotary order.
+      if (!from.file->Populate(from.data, from.bytes))
+        return Error(Code::kIo, "Cannot read tensor %s from %s: the device reports an error, or the file became shorter", from.name.c_str(),
+                     from.file->path().c_str());
+      GatherColumns(from, rows, static_cast<size_t>(shape.n), static_cast<size_t>(shape.k), bytes.data());
+    }
+    for (size_t i = 0; i < rows.size() && !source.transposed; ++i) {
       const size_t row = static_cast<size_t>(map.empty() ? rows[i] : map[static_cast<size_t>(rows[i])]);
       const uint8_t* at = from.data + row * row_bytes;
       if (!from.file->Populate(at, row_bytes))
@@ -166,8 +184,10 @@ std::vector<int> WeightsOfRange(const Plan& plan, OpRange range) {
   };
   for (int i = range.begin; i < range.end; ++i) {
     const Op& op = plan.ops[static_cast<size_t>(i)];
-    if (op.kind == OpKind::kEmbed) add(op.index);
+    if (op.kind == OpKind::kEmbed || op.kind == OpKind::kEmbedPosition || op.kind == OpKind::kRoute) add(op.index);
     for (const LinearOutput& output : op.outputs) add(output.weight);
+    for (const Expert& expert : op.experts)
+      for (const int weight : {expert.gate, expert.up, expert.down}) add(weight);
   }
   return weights;
 }

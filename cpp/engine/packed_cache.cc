@@ -175,8 +175,9 @@ CacheKey MakeCacheKey(const ModelSpec& spec, const Plan& plan, const std::vector
   for (size_t i = 0; i < spec.weights.size(); ++i) {
     const WeightSource& s = spec.weights[i];
     const WeightShape& shape = plan.weights[i];
-    for (const int value : {shape.n, shape.k, s.bits, s.group_size, s.zero_offset, s.rope_heads, s.round_bits, s.qweight >= 0 ? 1 : 0,
-                            s.g_idx >= 0 ? 1 : 0, s.qzeros >= 0 ? 1 : 0, s.layout.has_value() ? static_cast<int>(*s.layout) : -1})
+    for (const int value :
+         {shape.n, shape.k, s.bits, s.group_size, s.zero_offset, s.rope_heads, s.round_bits, s.qweight >= 0 ? 1 : 0, s.g_idx >= 0 ? 1 : 0,
+          s.qzeros >= 0 ? 1 : 0, s.layout.has_value() ? static_cast<int>(*s.layout) : -1, s.transposed ? 1 : 0})
       Put(bytes, static_cast<int32_t>(value));
     for (const int t : TensorsOf(s)) {
       const Tensor& tensor = tensors[static_cast<size_t>(t)];

@@ -75,12 +75,14 @@ Result<std::unique_ptr<Packer>> StoredPacker(const std::vector<Tensor>& tensors,
   LOWBIT_ASSIGN_OR_RETURN(const RowMap map, RotaryRowMap(name, shape.n, source.rope_heads));
   if (source.tensor >= 0) {
     const Tensor& t = tensor(source.tensor);
-    LOWBIT_RETURN_IF_ERROR(CheckShape(t, {shape.n, shape.k}));
+    const bool transposed = source.transposed;
+    LOWBIT_RETURN_IF_ERROR(transposed ? CheckShape(t, {shape.k, shape.n}) : CheckShape(t, {shape.n, shape.k}));
     switch (t.dtype) {
       case DType::kF32:
       case DType::kF16:
       case DType::kBF16:
-        return DensePacker(t.name.c_str(), t.dtype, t.data, shape.n, shape.k, map);
+        return transposed ? TransposedPacker(t.name.c_str(), t.dtype, t.data, shape.n, shape.k, map)
+                          : DensePacker(t.name.c_str(), t.dtype, t.data, shape.n, shape.k, map);
       case DType::kF64:
       case DType::kI8:
       case DType::kU8:
@@ -91,6 +93,9 @@ Result<std::unique_ptr<Packer>> StoredPacker(const std::vector<Tensor>& tensors,
                      "%s: tensor %s has type %s, which cannot hold weights; expected F32, F16, BF16 or a GGUF block type",
                      t.file->path().c_str(), t.name.c_str(), Info(t.dtype).name);
       default:
+        if (transposed)
+          return Error(Code::kUnsupported, "%s: tensor %s has type %s, whose blocks cannot be read transposed; expected F32, F16 or BF16",
+                       t.file->path().c_str(), t.name.c_str(), Info(t.dtype).name);
         return GgufPacker(t.name.c_str(), t.dtype, t.data, shape.n, shape.k, map);
     }
   }

@@ -31,6 +31,7 @@ struct WeightSource {
   int qweight = -1, qzeros = -1, scales = -1, g_idx = -1;  // codes in words, when tensor < 0
   int bits = 0, group_size = 0, zero_offset = 0;
   std::optional<WordLayout> layout;  // of those words; none: GPTQ
+  bool transposed = false;           // the tensor holds [k, n]; floats only
   int rope_heads = 0;                // > 0: undo GGUF's pairwise rotary row order
   int round_bits = 0;                // 4, 5, 6, 8: round to that width at load (part/requantize.cc); 0: as stored
 };

@@ -115,19 +115,20 @@ class ArenaPacker {
     GiveBack(task);
   }
 
-  // The file pages behind packed panels. Rows of dense and GGUF tensors lie one after the other; words of a panel may lie everywhere.
+  // The file pages behind packed panels. Rows of dense and GGUF tensors lie one after the other; words and transposed rows of a panel may
+  // lie everywhere.
   void GiveBack(const Task& task) {
     const size_t w = static_cast<size_t>(task.weight);
     const WeightSource& source = spec_.weights[w];
     const bool last = left_[w].fetch_sub(1, std::memory_order_acq_rel) == 1;
-    if (source.tensor >= 0) {
+    if (source.tensor >= 0 && !source.transposed) {
       const Tensor& t = tensors_[static_cast<size_t>(source.tensor)];
       const size_t rows = static_cast<size_t>(plan_.weights[w].n), row_bytes = t.bytes / rows;
       const size_t begin = static_cast<size_t>(task.panel0) * kPanelRows,
                    end = std::min(rows, static_cast<size_t>(task.panel1) * kPanelRows);
       t.file->DontNeed(t.data + begin * row_bytes, (end - begin) * row_bytes);
     } else if (last) {
-      for (const int t : {source.qweight, source.qzeros, source.scales}) {
+      for (const int t : {source.tensor, source.qweight, source.qzeros, source.scales}) {
         if (t < 0) continue;
         const Tensor& words = tensors_[static_cast<size_t>(t)];
         words.file->DontNeed(words.data, words.bytes);
@@ -212,8 +213,12 @@ std::vector<int> ExecutionOrder(const Plan& plan) {
     placed[weight] = true;
     order.push_back(static_cast<int>(weight));
   };
-  for (const Op& op : plan.ops)
+  for (const Op& op : plan.ops) {
     for (const LinearOutput& output : op.outputs) place(static_cast<size_t>(output.weight));
+    if (op.kind == OpKind::kRoute) place(static_cast<size_t>(op.index));
+    for (const Expert& expert : op.experts)
+      for (const int weight : {expert.gate, expert.up, expert.down}) place(static_cast<size_t>(weight));
+  }
   for (size_t i = 0; i < plan.weights.size(); ++i) place(i);
   return order;
 }

@@ -39,7 +39,7 @@ struct LoadedWeights {
   CacheReport cache;
 };
 
-// Weights of the plan in the order of the arena: as the linear ops of a step read them; then those that no linear op reads.
+// Weights of the plan in the order of the arena: as the linear, route and experts ops of a step read them; then the others.
 std::vector<int> ExecutionOrder(const Plan& plan);
 
 // True for a weight rounded from a tensor that an earlier weight holds too: a second copy, which a file does not store.

@@ -1,5 +1,6 @@
 // part/dense: F32, F16 and BF16 matrices -> dense panels (packed.h). Values are moved, never converted.
 #include <cstring>
+#include <vector>
 
 #include "part/lanes.h"
 #include "part/layout.h"
@@ -63,10 +64,12 @@ void TransposeHalves(const uint8_t* const rows[kPanelRows], size_t words, uint8_
 
 class DenseRows final : public Packer {
  public:
-  DenseRows(const char* name, DType dtype, PackedKind kind, const uint8_t* rows, int n, int k, const RowMap& map)
+  // transposed: `rows` holds the k columns instead, n elements each.
+  DenseRows(const char* name, DType dtype, PackedKind kind, const uint8_t* rows, int n, int k, const RowMap& map, bool transposed)
       : Packer(name),
         dtype_(dtype),
         rows_(rows),
+        transposed_(transposed),
         row_bytes_(static_cast<size_t>(k) * static_cast<size_t>(Info(dtype).block_bytes)),
         map_(map) {
     part_.kind = PartKind::kDense;
@@ -82,11 +85,18 @@ class DenseRows final : public Packer {
     // Padding rows read zeros, but only as many as there are columns in a panel of ordinary width; wider ones are cut to pieces.
     static constexpr size_t kPiece = 4096;  // bytes of a row; a whole number of words of every element type
     static constexpr uint8_t kZeros[kPiece] = {};
+    std::vector<uint8_t> gathered(transposed_ ? kPanelRows * row_bytes_ : 0);
     for (int p = panel0; p < panel1; ++p, panels += part_.view.panel_bytes) {
       int rows[kPanelRows];
+      const uint8_t* data[kPanelRows];
+      for (int r = 0; r < kPanelRows; ++r) rows[r] = SourceRow(map_, part_.view.n, p * kPanelRows + r);
+      if (transposed_) GatherColumns(rows, gathered.data());
       for (int r = 0; r < kPanelRows; ++r) {
-        rows[r] = SourceRow(map_, part_.view.n, p * kPanelRows + r);
-        if (rows[r] >= 0 && !Finite(Row(rows[r]), k)) {
+        if (rows[r] < 0)
+          data[r] = kZeros;
+        else
+          data[r] = transposed_ ? gathered.data() + static_cast<size_t>(r) * row_bytes_ : rows_ + static_cast<size_t>(rows[r]) * row_bytes_;
+        if (rows[r] >= 0 && !Finite(data[r], k)) {
           return Error(Code::kCorruptFile,
                        "Tensor %s holds a value that is not finite in row %d; download the file again or use another checkpoint", name(),
                        rows[r]);
@@ -96,7 +106,7 @@ class DenseRows final : public Packer {
       for (size_t w = 0; w < words; w += kPiece / 4) {
         const size_t count = words - w < kPiece / 4 ? words - w : kPiece / 4;
         const uint8_t* from[kPanelRows];
-        for (int r = 0; r < kPanelRows; ++r) from[r] = rows[r] < 0 ? kZeros : Row(rows[r]) + w * 4;
+        for (int r = 0; r < kPanelRows; ++r) from[r] = rows[r] < 0 ? kZeros : data[r] + w * 4;
         uint8_t* to = panels + w * sizeof(Lanes);
         if (dtype_ == DType::kF16)
           TransposeHalves(from, count, to);
@@ -105,14 +115,20 @@ class DenseRows final : public Packer {
       }
       for (size_t r = 0; r < kPanelRows && row_bytes_ % 4 != 0; ++r) {
         const size_t lane = dtype_ == DType::kF16 ? 2 * r : 4 * r;
-        if (rows[r] >= 0) std::memcpy(panels + words * sizeof(Lanes) + lane, Row(rows[r]) + words * 4, 2);
+        if (rows[r] >= 0) std::memcpy(panels + words * sizeof(Lanes) + lane, data[r] + words * 4, 2);
       }
     }
     return Status::Ok();
   }
 
  private:
-  const uint8_t* Row(int row) const { return rows_ + static_cast<size_t>(row) * row_bytes_; }
+  // The rows of a panel from columns that lie one after the other.
+  void GatherColumns(const int rows[kPanelRows], uint8_t* out) const {
+    const size_t size = static_cast<size_t>(Info(dtype_).block_bytes), stride = static_cast<size_t>(part_.view.n) * size;
+    for (size_t c = 0; c < static_cast<size_t>(part_.view.k); ++c)
+      for (size_t r = 0; r < kPanelRows; ++r)
+        if (rows[r] >= 0) std::memcpy(out + r * row_bytes_ + c * size, rows_ + c * stride + static_cast<size_t>(rows[r]) * size, size);
+  }
 
   bool Finite(const uint8_t* row, size_t k) const {
     return dtype_ == DType::kF32   ? AllFinite<uint32_t>(row, k, 0x7f800000u)
@@ -122,13 +138,13 @@ class DenseRows final : public Packer {
 
   const DType dtype_;
   const uint8_t* rows_;
+  const bool transposed_;
   const size_t row_bytes_;
   const RowMap map_;
 };
 
-}  // namespace
-
-Result<std::unique_ptr<Packer>> DensePacker(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map) {
+Result<std::unique_ptr<Packer>> AnyDense(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map,
+                                         bool transposed) {
   LOWBIT_RETURN_IF_ERROR(CheckPackShape(name, n, k));
   LOWBIT_RETURN_IF_ERROR(CheckRowMap(name, map, n));
   PackedKind kind;
@@ -146,7 +162,17 @@ Result<std::unique_ptr<Packer>> DensePacker(const char* name, DType dtype, const
       return Error(Code::kUnsupported, "Tensor %s has element type %s, which is not a dense weight type; expected F32, F16 or BF16", name,
                    Info(dtype).name);
   }
-  return std::unique_ptr<Packer>(std::make_unique<DenseRows>(name, dtype, kind, rows, n, k, map));
+  return std::unique_ptr<Packer>(std::make_unique<DenseRows>(name, dtype, kind, rows, n, k, map, transposed));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Packer>> DensePacker(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map) {
+  return AnyDense(name, dtype, rows, n, k, map, false);
+}
+
+Result<std::unique_ptr<Packer>> TransposedPacker(const char* name, DType dtype, const uint8_t* columns, int n, int k, const RowMap& map) {
+  return AnyDense(name, dtype, columns, n, k, map, true);
 }
 
 Result<Part> PackDense(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map) {

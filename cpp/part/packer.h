@@ -48,6 +48,8 @@ class Packer {
 // One for each Pack function of part.h, with the same arguments and errors. What rows, tensors and their spans point to must outlive
 // the packer.
 Result<std::unique_ptr<Packer>> DensePacker(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
+// As DensePacker from columns: `columns` holds the transpose [k, n] (GPT-2's Conv1D).
+Result<std::unique_ptr<Packer>> TransposedPacker(const char* name, DType dtype, const uint8_t* columns, int n, int k, const RowMap& map);
 Result<std::unique_ptr<Packer>> GgufPacker(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
 Result<std::unique_ptr<Packer>> GptqPacker(const char* name, const GptqTensors& tensors, const RowMap& map);
 Result<std::unique_ptr<Packer>> WordPacker(const char* name, const WordTensors& tensors, const RowMap& map);

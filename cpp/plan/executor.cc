@@ -19,8 +19,15 @@ bool Uses(const Op& op, int buffer) {
   const auto is = [&](const View& v) { return v.buffer == buffer; };
   switch (op.kind) {
     case OpKind::kEmbed:
+    case OpKind::kEmbedPosition:
       return is(op.out);
+    case OpKind::kExperts:
+      return is(op.in) || is(op.in2) || is(op.out) || is(op.gathered) || is(op.gate) || is(op.up) || is(op.gated) || is(op.product);
     case OpKind::kRmsNorm:
+    case OpKind::kLayerNorm:
+    case OpKind::kActivation:
+    case OpKind::kCopy:
+    case OpKind::kRoute:
       return is(op.in) || is(op.out);
     case OpKind::kLinear:
       if (is(op.in)) return true;
@@ -103,7 +110,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
     e->planned_inputs_.push_back(ProducedRows(plan, i));
     const OpKind kind = plan.ops[static_cast<size_t>(i)].kind;
     if (i >= plan.epilogue.begin) continue;
-    if (kind == OpKind::kAttention || kind == OpKind::kRope || kind == OpKind::kEmbed) e->head_begin_ = i + 1;
+    if (kind == OpKind::kAttention || kind == OpKind::kRope || kind == OpKind::kEmbed || kind == OpKind::kEmbedPosition)
+      e->head_begin_ = i + 1;
   }
   e->head_inputs_ = LiveViews(plan, e->head_begin_, plan.epilogue.begin);
   LOWBIT_RETURN_IF_ERROR(e->Prepare());
@@ -115,13 +123,17 @@ Status Executor::Prepare() {
   int inner = 0;
   for (const Op& op : plan_.ops)
     if (op.kind == OpKind::kLinear) inner = std::max(inner, InnerWidth(op));
+  for (const Op& op : plan_.ops)
+    for (const Expert& expert : op.experts) inner = std::max({inner, InnerWidth(ExpertUp(op, expert)), InnerWidth(ExpertDown(op, expert))});
   if (inner > inner_width_) {
     const size_t floats = RoundUp(static_cast<size_t>(max_rows_) * static_cast<size_t>(inner) + 64, 64);
     LOWBIT_ASSIGN_OR_RETURN(inner_, Block::Allocate(floats * sizeof(float), MemoryClass::kScratch, "inner rows of low-rank parts"));
     inner_width_ = inner;
   }
   linears_.resize(plan_.ops.size());
+  experts_.resize(plan_.ops.size());
   for (size_t i = 0; i < plan_.ops.size(); ++i) {
+    if (plan_.ops[i].kind == OpKind::kExperts) LOWBIT_RETURN_IF_ERROR(PrepareExperts(plan_.ops[i], &experts_[i]));
     if (plan_.ops[i].kind != OpKind::kLinear) continue;
     LOWBIT_RETURN_IF_ERROR(PrepareLinear(plan_.ops[i], &linears_[i]));
     linears_[i].input = InputRowFor(linears_[i], planned_inputs_[i]);
@@ -211,16 +223,34 @@ Status Executor::RunOp(int index, int rows, KvCache* cache) {
   };
   switch (op.kind) {
     case OpKind::kEmbed:
+    case OpKind::kEmbedPosition:
       return Embed(op, rows);
     case OpKind::kLinear:
       return Linear(linears_[static_cast<size_t>(index)], rows, nullptr);
     case OpKind::kAttention:
       return Attention(op, cache);
     case OpKind::kRmsNorm:
+    case OpKind::kLayerNorm:
     case OpKind::kGlu:
+    case OpKind::kActivation:
     case OpKind::kAdd:
       for_rows(op.out.width, [&](int begin, int end) {
         for (int r = begin; r < end; ++r) ComputeRow(op, r, Row(op.out, r));
+      });
+      return Status::Ok();
+    case OpKind::kRoute:
+      return Route(op, rows);
+    case OpKind::kExperts:
+      return Experts(index, rows);
+    case OpKind::kCopy:
+      for_rows(op.out.width, [&](int begin, int end) {
+        for (int r = begin; r < end; ++r)
+          for (int h = 0; h < op.n_heads; ++h) {
+            float* to = Row(op.out, r) + static_cast<size_t>(h) * static_cast<size_t>(op.out_stride);
+            std::memcpy(to, Row(op.in, r) + static_cast<size_t>(h) * static_cast<size_t>(op.in_stride),
+                        static_cast<size_t>(op.width) * sizeof(float));
+            std::fill_n(to + op.width, op.zeros, 0.0f);
+          }
       });
       return Status::Ok();
     case OpKind::kRope: {
@@ -228,10 +258,16 @@ Status Executor::RunOp(int index, int rows, KvCache* cache) {
       const float* cosines = cosines_[static_cast<size_t>(op.index)].data();
       const float* sines = sines_[static_cast<size_t>(op.index)].data();
       for_rows(op.in.width, [&](int begin, int end) {
+        std::vector<float> pairs(op.interleaved ? 2 * half : 0);
         for (int r = begin; r < end; ++r)
-          for (int h = 0; h < op.n_heads; ++h)
-            kernels_.rope_half(Row(op.in, r) + h * op.head_dim, cosines + static_cast<size_t>(r) * half,
-                               sines + static_cast<size_t>(r) * half, half);
+          for (int h = 0; h < op.n_heads; ++h) {
+            float* head = Row(op.in, r) + h * op.head_dim + op.offset;
+            if (op.interleaved) {
+              for (size_t i = 0; i < 2 * half; ++i) pairs[i / 2 + (i % 2) * half] = head[i];
+              std::copy(pairs.begin(), pairs.end(), head);
+            }
+            kernels_.rope_half(head, cosines + static_cast<size_t>(r) * half, sines + static_cast<size_t>(r) * half, half);
+          }
       });
       return Status::Ok();
     }

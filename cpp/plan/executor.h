@@ -80,6 +80,11 @@ class Executor {
   // range cut elsewhere runs as well, but slower.
   int NextStop(int op) const;
 
+  // Parts of a kExperts op, for calibration. Copies the rows routed to one expert to the op's `gathered` rows, or on to its `gated` ones;
+  // both say how many there are.
+  int GatherExpert(int index, int expert, int rows);
+  Result<int> RunExpertUp(int index, int expert, int rows);
+
   // Behind this op of the plan no row meets another, nor its position: from there on a caller may go on with some rows only.
   int head_begin() const { return head_begin_; }
   // Moves what ops from `begin` (head_begin() or the epilogue's) on read of row `from` to row `to`.
@@ -133,6 +138,10 @@ class Executor {
   void ForTiles(int rows, int tile, const Fn& fn);
   void PackInput(const LinearRun& run, int rows, const float** x, size_t* ldx);
   void QuantizeInput(const LinearRun& run, int rows, const Op* producer, bool keep, QuantizedRows* quantized);
+  // ops_moe.cc
+  Status PrepareExperts(const Op& op, ExpertsOp* prepared) const;
+  Status Route(const Op& op, int rows);
+  Status Experts(int index, int rows);
   // ops_attention.cc
   Status Attention(const Op& op, KvCache* cache);
   // attend_few.cc, attend_many.cc
@@ -165,6 +174,8 @@ class Executor {
   size_t linear_result_ = 0;                    // where in a thread's scratch a linear chunk's private result lies
   Block attend_items_, few_blocks_, partials_;  // of the current attention region
   std::vector<LinearOp> linears_;               // one per op of the plan; empty for other kinds
+  std::vector<ExpertsOp> experts_;              // likewise
+  std::vector<int> routed_;                     // rows of the expert that runs
   std::vector<InputRow> planned_inputs_;        // one per op of the plan
   int head_begin_ = 0;
   std::vector<View> head_inputs_;  // what ops from head_begin_ on read

@@ -61,6 +61,12 @@ struct LinearOp {
   InputRow input = InputRow::kStored;
 };
 
+// A kExperts op made ready: the linear ops of every expert, and the gated activation between them.
+struct ExpertsOp {
+  Op glu;
+  std::vector<LinearOp> up, down;
+};
+
 // linear_bf16.cc: y[m][ldy] = rows x panels [panel0, panel1) of w in bf16 with f32 sums; y points at column 0. packed: panels of
 // pack_rows_bf16 for all w.k columns. scratch: kGemmScratchBytes.
 void MultiplyBf16(const KernelTable& kernels, const PackedView& w, const uint16_t* packed, int m, int panel0, int panel1, float* y,

@@ -2,6 +2,7 @@
 #include "plan/plan.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace lowbit {
 namespace {
@@ -35,11 +36,26 @@ Status CheckOp(const Plan& plan, int i, const Op& op) {
       if (w.n < plan.vocab_size) return bad("the embedding has fewer rows than the vocabulary");
       return Status::Ok();
     }
+    case OpKind::kEmbedPosition: {
+      if (op.index < 0 || op.index >= n_weights) return bad("weight out of range");
+      const WeightShape& w = plan.weights[static_cast<size_t>(op.index)];
+      if (!ViewOk(plan, op.out) || op.out.width != w.k) return bad("output view does not fit the table");
+      if (op.shift < 0 || op.shift > w.n || plan.max_seq_len > w.n - op.shift)
+        return bad("the table has fewer rows than there are positions");
+      return Status::Ok();
+    }
     case OpKind::kRmsNorm:
       if (!ViewOk(plan, op.in) || !ViewOk(plan, op.out) || op.in.width != op.out.width) return bad("views do not match");
       if (op.index < 0 || op.index >= static_cast<int>(plan.vectors.size())) return bad("vector out of range");
       if (op.group <= 0 || op.in.width % op.group != 0 || plan.vectors[static_cast<size_t>(op.index)].length != op.group)
         return bad("group does not divide the width or match the weight vector");
+      return Status::Ok();
+    case OpKind::kLayerNorm:
+      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.out) || op.in.width != op.out.width) return bad("views do not match");
+      for (const int vector : {op.index, op.bias}) {
+        if (vector < 0 || vector >= static_cast<int>(plan.vectors.size())) return bad("vector out of range");
+        if (plan.vectors[static_cast<size_t>(vector)].length != op.in.width) return bad("a vector is not as long as the view is wide");
+      }
       return Status::Ok();
     case OpKind::kLinear: {
       if (!ViewOk(plan, op.in) || op.outputs.empty()) return bad("input view or outputs missing");
@@ -58,7 +74,8 @@ Status CheckOp(const Plan& plan, int i, const Op& op) {
     case OpKind::kRope: {
       if (op.index < 0 || op.index >= static_cast<int>(plan.ropes.size())) return bad("rope table out of range");
       const size_t half = plan.ropes[static_cast<size_t>(op.index)].inverse_frequencies.size();
-      if (op.n_heads <= 0 || op.head_dim <= 0 || half == 0 || half * 2 > static_cast<size_t>(op.head_dim))
+      if (op.n_heads <= 0 || op.head_dim <= 0 || half == 0 || op.offset < 0 || op.offset > op.head_dim ||
+          half * 2 > static_cast<size_t>(op.head_dim - op.offset))
         return bad("head sizes do not fit the table");
       if (!ViewOk(plan, op.in) || op.in.width / op.head_dim != op.n_heads || op.in.width % op.head_dim != 0)
         return bad("view is not n_heads * head_dim wide");
@@ -76,10 +93,57 @@ Status CheckOp(const Plan& plan, int i, const Op& op) {
       if (op.window < 0) return bad("negative window");
       return Status::Ok();
     }
+    case OpKind::kCopy: {
+      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.out)) return bad("view out of range");
+      if (op.n_heads <= 0 || op.width <= 0 || op.zeros < 0 || op.in_stride < 0 || op.width > op.in.width || op.zeros > op.out.width)
+        return bad("sizes out of range");
+      const int64_t heads = op.n_heads - 1, block = int64_t(op.width) + op.zeros;
+      if (heads * op.in_stride + op.width != op.in.width || heads * op.out_stride + block != op.out.width)
+        return bad("views do not span the heads");
+      if ((op.in_stride != 0 && op.in_stride < op.width) || op.out_stride < block) return bad("heads overlap");
+      if (Overlap(op.in, op.out)) return bad("output overlaps the input");
+      return Status::Ok();
+    }
+    case OpKind::kRoute: {
+      if (op.index < 0 || op.index >= n_weights) return bad("weight out of range");
+      const WeightShape& w = plan.weights[static_cast<size_t>(op.index)];
+      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.out) || op.in.width != w.k || op.out.width != w.n || w.bias >= 0)
+        return bad("views do not fit the router");
+      if (w.n > kMaxExperts) return bad("too many experts");
+      if (op.bias < -1 || op.bias >= static_cast<int>(plan.vectors.size()) ||
+          (op.bias >= 0 && plan.vectors[static_cast<size_t>(op.bias)].length != w.n))
+        return bad("the bias does not fit the experts");
+      if (op.groups < 1 || w.n % op.groups != 0 || op.top_groups < 1 || op.top_groups > op.groups)
+        return bad("groups do not fit the experts");
+      if (op.top_k < 1 || op.top_k > op.top_groups * (w.n / op.groups)) return bad("more experts wanted than can be chosen");
+      if (Overlap(op.in, op.out)) return bad("output overlaps the input");
+      return Status::Ok();
+    }
+    case OpKind::kExperts: {
+      if (op.experts.empty() || op.experts.size() > static_cast<size_t>(kMaxExperts) || static_cast<int>(op.experts.size()) != op.in2.width)
+        return bad("experts and routes differ in number");
+      const View views[] = {op.in, op.in2, op.out, op.gathered, op.gate, op.up, op.gated, op.product};
+      for (size_t a = 0; a < std::size(views); ++a) {
+        if (!ViewOk(plan, views[a])) return bad("view out of range");
+        for (size_t b = a + 1; b < std::size(views); ++b)
+          if (Overlap(views[a], views[b])) return bad("views overlap");
+      }
+      if (op.gathered.width != op.in.width || op.product.width != op.out.width) return bad("the room for rows does not fit in and out");
+      for (const Expert& expert : op.experts) {
+        LOWBIT_RETURN_IF_ERROR(CheckOp(plan, i, ExpertUp(op, expert)));
+        LOWBIT_RETURN_IF_ERROR(CheckOp(plan, i, ExpertDown(op, expert)));
+      }
+      return CheckOp(plan, i, ExpertGlu(op));
+    }
     case OpKind::kGlu:
       if (!ViewOk(plan, op.in) || !ViewOk(plan, op.in2) || !ViewOk(plan, op.out) || op.in.width != op.out.width ||
           op.in2.width != op.out.width)
         return bad("views do not match");
+      if (op.activation != Activation::kSilu && op.activation != Activation::kGeluTanh) return bad("activation of another op");
+      return Status::Ok();
+    case OpKind::kActivation:
+      if (!ViewOk(plan, op.in) || !ViewOk(plan, op.out) || op.in.width != op.out.width) return bad("views do not match");
+      if (op.in.offset != op.out.offset && Overlap(op.in, op.out)) return bad("the output overlaps the input without being it");
       return Status::Ok();
     case OpKind::kAdd:
       if (!ViewOk(plan, op.in) || !ViewOk(plan, op.in2) || !ViewOk(plan, op.out) || op.in.width != op.out.width ||
@@ -101,7 +165,24 @@ void Accesses(const Op& op, std::vector<View>* reads, std::vector<View>* writes)
     case OpKind::kEmbed:
       writes->push_back(op.out);
       break;
+    case OpKind::kEmbedPosition:
+      reads->push_back(op.out);
+      writes->push_back(op.out);
+      break;
+    case OpKind::kCopy:
+      reads->push_back(op.in);
+      for (int h = 0; h < op.n_heads; ++h) writes->push_back({op.out.buffer, op.out.offset + h * op.out_stride, op.width + op.zeros});
+      break;
+    case OpKind::kExperts:
+      reads->push_back(op.in);
+      reads->push_back(op.in2);
+      if (op.accumulate) reads->push_back(op.out);
+      for (const View& view : {op.out, op.gathered, op.gate, op.up, op.gated, op.product}) writes->push_back(view);
+      break;
     case OpKind::kRmsNorm:
+    case OpKind::kLayerNorm:
+    case OpKind::kActivation:
+    case OpKind::kRoute:
       reads->push_back(op.in);
       writes->push_back(op.out);
       break;
@@ -132,6 +213,32 @@ void Accesses(const Op& op, std::vector<View>* reads, std::vector<View>* writes)
 }
 
 }  // namespace
+
+Op ExpertUp(const Op& op, const Expert& expert) {
+  Op linear;
+  linear.kind = OpKind::kLinear;
+  linear.in = op.gathered;
+  linear.outputs = {{expert.gate, op.gate, false}, {expert.up, op.up, false}};
+  return linear;
+}
+
+Op ExpertGlu(const Op& op) {
+  Op glu;
+  glu.kind = OpKind::kGlu;
+  glu.in = op.gate;
+  glu.in2 = op.up;
+  glu.out = op.gated;
+  glu.activation = op.activation;
+  return glu;
+}
+
+Op ExpertDown(const Op& op, const Expert& expert) {
+  Op linear;
+  linear.kind = OpKind::kLinear;
+  linear.in = op.gated;
+  linear.outputs = {{expert.down, op.product, false}};
+  return linear;
+}
 
 Result<OpKind> ParseOp(const std::string& name) {
   for (size_t i = 0; i < sizeof(kOpNames) / sizeof(kOpNames[0]); ++i)
@@ -173,7 +280,8 @@ Status ValidatePlan(const Plan& plan) {
   for (int i = plan.epilogue.begin; i < plan.epilogue.end; ++i)
     if (plan.ops[static_cast<size_t>(i)].kind == OpKind::kAttention) return fail("the epilogue must not attend");
   for (int i = plan.prologue.end; i < plan.epilogue.end; ++i)
-    if (plan.ops[static_cast<size_t>(i)].kind == OpKind::kEmbed) return fail("embed belongs to the prologue");
+    if (const OpKind kind = plan.ops[static_cast<size_t>(i)].kind; kind == OpKind::kEmbed || kind == OpKind::kEmbedPosition)
+      return fail("embeddings belong to the prologue");
   return Status::Ok();
 }
 

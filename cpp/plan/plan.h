@@ -34,18 +34,41 @@ struct LinearOutput {
   bool accumulate = false;
 };
 
-enum class Activation : uint8_t { kSilu, kGeluTanh };
+enum class Activation : uint8_t { kSilu, kGeluTanh, kGelu, kRelu };  // a glu knows the first two
+
+enum class Scoring : uint8_t { kSoftmax, kSigmoid };
+
+// Weights of one expert.
+struct Expert {
+  int gate = 0, up = 0, down = 0;
+};
+
+// Most experts of one op: several times those of any published model; a row of scores fits the stack.
+constexpr int kMaxExperts = 1024;
 
 // One record for every kind; which fields count is listed beside the op in lib/graph/plan.ts.
 struct Op {
   OpKind kind = OpKind::kAdd;
-  View in, in2, in3;  // embed: -; rms_norm, linear: in; rope, softcap: in (in place); attention: q k v; glu: gate up; add: a b
+  // embed, embed_position: -; rms_norm, layer_norm, linear, activation: in; rope, softcap: in (in place); attention: q k v; glu: gate up;
+  // add: a b; copy, route: in; experts: in route
+  View in, in2, in3;
   View out;
-  std::vector<LinearOutput> outputs;  // linear
-  int index = 0;                      // embed: weight; rms_norm: vector; rope: table; attention: cache
-  float factor = 0;                   // embed: scale; rms_norm: eps; attention: scale; softcap: cap
-  float softcap = 0;                  // attention
-  int group = 0;                      // rms_norm
+  std::vector<LinearOutput> outputs;        // linear
+  std::vector<Expert> experts;              // experts
+  View gathered, gate, up, gated, product;  // experts: room for the rows of one expert
+  int index = 0;                            // embed, embed_position, route: weight; norms: vector; rope: table; attention: cache
+  int bias = 0;                             // layer_norm: vector; route: vector or -1
+  int shift = 0;                            // embed_position: row of position 0
+  float factor = 0;                         // embed, route: scale; norms: eps; attention: scale; softcap: cap
+  float softcap = 0;                        // attention
+  int group = 0;                            // rms_norm
+  int width = 0, zeros = 0, in_stride = 0, out_stride = 0;  // copy
+  int offset = 0;                                           // rope: first column of a head that turns
+  bool interleaved = false;                                 // rope
+  int top_k = 0, groups = 1, top_groups = 1;                // route
+  Scoring scoring = Scoring::kSoftmax;                      // route
+  bool normalise = false;                                   // route
+  bool accumulate = false;                                  // experts
   int n_heads = 0, n_kv_heads = 0, head_dim = 0, window = 0;
   Activation activation = Activation::kSilu;
 };
@@ -88,6 +111,11 @@ struct Plan {
   int residual = 0;
   View logits;
 };
+
+// The linear ops that one expert of a kExperts op stands for: gathered -> gate, up; gated -> product. Between them lies ExpertGlu.
+Op ExpertUp(const Op& op, const Expert& expert);
+Op ExpertGlu(const Op& op);
+Op ExpertDown(const Op& op, const Expert& expert);
 
 // Everything the executor relies on: indices in range, views inside their buffers, widths that fit the ops and weights,
 // ranges that cover the ops in order. INVALID_ARGUMENT naming the op.

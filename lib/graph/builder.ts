@@ -5,7 +5,7 @@
  * is a mistake in an architecture definition, never in a file. The engine checks plans again on its side.
  */
 import { LowbitError } from '../errors';
-import type { CacheSpec, LinearOutput, Op, OpRange, Plan, RopeTable, Vector, View, Weight } from './plan';
+import type { Activation, CacheSpec, LinearOutput, Op, OpRange, Plan, RopeTable, Vector, View, Weight } from './plan';
 
 export interface PlanHeader {
   readonly architecture: string;
@@ -57,6 +57,21 @@ export class PlanBuilder {
     this.push({ op: 'embed', weight, out, scale });
   }
 
+  /** Adds the row of each token's position, counted from row `shift` of the table. */
+  embedPosition(weight: number, out: View, shift: number): void {
+    this.push({ op: 'embed_position', weight, out, shift });
+  }
+
+  /** out may be the input view itself. */
+  layerNorm(input: View, out: View, vector: number, bias: number, eps: number): void {
+    this.push({ op: 'layer_norm', in: input, out, vector, bias, eps });
+  }
+
+  /** In place. */
+  activation(view: View, activation: Activation): void {
+    this.push({ op: 'activation', in: view, out: view, activation });
+  }
+
   /** `group` columns at a time are normalised by themselves; out may be the input view itself. */
   rmsNorm(input: View, out: View, vector: number, group: number, eps: number): void {
     this.push({ op: 'rms_norm', in: input, out, vector, group, eps });
@@ -68,8 +83,20 @@ export class PlanBuilder {
   }
 
   /** In place. */
-  rotate(view: View, headDim: number, rope: number): void {
-    this.push({ op: 'rope', view, nHeads: view.width / headDim, headDim, rope });
+  rotate(view: View, headDim: number, rope: number, options: { readonly offset?: number; readonly interleaved?: boolean } = {}): void {
+    this.push({ op: 'rope', view, nHeads: view.width / headDim, headDim, rope, ...options });
+  }
+
+  copy(op: Omit<Extract<Op, { op: 'copy' }>, 'op'>): void {
+    this.push({ op: 'copy', ...op });
+  }
+
+  route(op: Omit<Extract<Op, { op: 'route' }>, 'op'>): void {
+    this.push({ op: 'route', ...op });
+  }
+
+  experts(op: Omit<Extract<Op, { op: 'experts' }>, 'op'>): void {
+    this.push({ op: 'experts', ...op });
   }
 
   /** Every attention op owns a cache. */
@@ -149,7 +176,14 @@ export class PlanBuilder {
     }
     switch (op.op) {
       case 'embed':
+      case 'embed_position':
         return this.mismatch(op.weight, 'k', op.out.width);
+      case 'layer_norm': {
+        const fits = [op.vector, op.bias].every((vector) => this.vectors[vector]?.length === op.in.width);
+        return fits && op.in.width === op.out.width ? undefined : 'weight, bias, in and out differ in width';
+      }
+      case 'activation':
+        return op.in.width === op.out.width ? undefined : 'in and out differ in width';
       case 'rms_norm': {
         const length = this.vectors[op.vector]?.length;
         if (op.in.width !== op.out.width) return `width ${op.in.width} does not equal ${op.out.width}`;
@@ -163,7 +197,7 @@ export class PlanBuilder {
           .find((problem) => problem !== undefined);
       case 'rope': {
         const rotaryDim = 2 * (this.ropes[op.rope]?.inverseFrequencies.length ?? Infinity);
-        const fits = op.view.width === op.nHeads * op.headDim && Number.isInteger(op.nHeads) && rotaryDim <= op.headDim;
+        const fits = op.view.width === op.nHeads * op.headDim && Number.isInteger(op.nHeads) && (op.offset ?? 0) + rotaryDim <= op.headDim;
         return fits
           ? undefined
           : `${op.nHeads} heads of ${op.headDim} with ${rotaryDim} rotary dimensions do not fit width ${op.view.width}`;
@@ -173,6 +207,41 @@ export class PlanBuilder {
         const fits =
           op.q.width === op.nHeads * op.headDim && op.out.width === op.q.width && op.k.width === kvWidth && op.v.width === kvWidth;
         return fits && op.nHeads % op.nKvHeads === 0 ? undefined : `views do not fit ${op.nHeads}/${op.nKvHeads} heads of ${op.headDim}`;
+      }
+      case 'copy': {
+        const { nHeads, width, zeros, inStride, outStride } = op;
+        const fits =
+          op.in.width === (nHeads - 1) * inStride + width &&
+          op.out.width === (nHeads - 1) * outStride + width + zeros &&
+          (inStride === 0 || inStride >= width) &&
+          outStride >= width + zeros;
+        return fits ? undefined : `views do not fit ${nHeads} heads of ${width} columns and ${zeros} zeros`;
+      }
+      case 'route': {
+        const { topK, groups, topGroups } = op;
+        const experts = op.out.width;
+        const fits =
+          (op.bias === undefined || this.vectors[op.bias]?.length === experts) &&
+          experts % groups === 0 &&
+          topGroups >= 1 &&
+          topGroups <= groups &&
+          topK >= 1 &&
+          topK <= topGroups * (experts / groups);
+        return fits
+          ? (this.mismatch(op.weight, 'k', op.in.width) ?? this.mismatch(op.weight, 'n', experts))
+          : `${topK} of ${experts} experts in ${topGroups} of ${groups} groups, or the bias, do not fit`;
+      }
+      case 'experts': {
+        if (op.experts.length !== op.route.width) return `${op.experts.length} experts and a route of ${op.route.width} columns`;
+        if (op.gathered.width !== op.in.width || op.product.width !== op.out.width) return 'the room for rows does not fit in and out';
+        if (op.gate.width !== op.up.width || op.gated.width !== op.up.width) return 'gate, up and gated differ in width';
+        return op.experts
+          .flatMap(({ gate, up, down }) => [
+            this.mismatch(gate, 'k', op.in.width) ?? this.mismatch(gate, 'n', op.gate.width),
+            this.mismatch(up, 'k', op.in.width) ?? this.mismatch(up, 'n', op.up.width),
+            this.mismatch(down, 'k', op.gated.width) ?? this.mismatch(down, 'n', op.out.width),
+          ])
+          .find((problem) => problem !== undefined);
       }
       case 'glu':
         return op.gate.width === op.up.width && op.up.width === op.out.width ? undefined : 'gate, up and out differ in width';
@@ -208,8 +277,16 @@ export function reads(op: Op): readonly View[] {
   switch (op.op) {
     case 'embed':
       return [];
+    case 'embed_position':
+      return [op.out];
     case 'rms_norm':
+    case 'layer_norm':
+    case 'activation':
+    case 'copy':
+    case 'route':
       return [op.in];
+    case 'experts':
+      return [op.in, op.route, ...(op.accumulate ? [op.out] : [])];
     case 'linear':
       return [op.in, ...op.outputs.filter((output) => output.accumulate).map((output) => output.out)];
     case 'rope':
@@ -224,7 +301,7 @@ export function reads(op: Op): readonly View[] {
   }
 }
 
-/** Views an op writes. */
+/** Views an op writes; of `copy`, the columns between the heads belong to the view but stay as they are. */
 export function writes(op: Op): readonly View[] {
   switch (op.op) {
     case 'linear':
@@ -232,6 +309,8 @@ export function writes(op: Op): readonly View[] {
     case 'rope':
     case 'softcap':
       return [op.view];
+    case 'experts':
+      return [op.out, op.gathered, op.gate, op.up, op.gated, op.product];
     default:
       return [op.out];
   }

@@ -3,7 +3,7 @@
  *
  * Values live in buffers: row-major f32 matrices [rows, width], one row per token. An op reads and writes views, column
  * ranges of a buffer. Fused projections are therefore only views: a fused qkv weight writes one wide buffer whose
- * thirds the following ops read, and three separate weights may write the same three ranges. `rms_norm`, `glu` and `add` may
+ * thirds the following ops read, and three separate weights may write the same three ranges. Norms, `glu`, `activation` and `add` may
  * write onto one of the views they read; `linear` and `attention` may not.
  */
 
@@ -16,7 +16,11 @@ export interface View {
 
 /** Where the bytes of a weight come from. Tensor numbers index the checkpoint's tensor table. */
 export type WeightSource =
-  | { readonly kind: 'tensor'; readonly tensor: number } // F32/F16/BF16 or a GGUF block type; [n, k]
+  | {
+      readonly kind: 'tensor';
+      readonly tensor: number; // F32/F16/BF16 or a GGUF block type; [n, k]
+      readonly transposed?: true; // the file has [k, n], as GPT-2's Conv1D does; floats only
+    }
   | {
       readonly kind: 'gptq';
       readonly qweight: number;
@@ -52,8 +56,8 @@ export interface Weight {
   readonly bias?: number;
   /** Round to codes of this many bits as the weight is loaded (cpp/part/requantize.cc). Absent: as stored. */
   readonly roundBits?: 4 | 5 | 6 | 8;
-  /** Decoder linears are quantisable; embedding and head are not unless asked for. */
-  readonly role: 'embedding' | 'linear' | 'head';
+  /** Decoder linears are quantisable; embedding and head are not unless asked for, routers never. */
+  readonly role: 'embedding' | 'linear' | 'router' | 'head';
 }
 
 /** A 1-D f32 vector (norm weight, bias): value + addend. */
@@ -79,9 +83,13 @@ export interface CacheSpec {
   readonly headDim: number;
 }
 
+export type Activation = 'silu' | 'gelu_tanh' | 'gelu' | 'relu';
+
 export type Op =
   /** out = scale * table[token] */
   | { readonly op: 'embed'; readonly weight: number; readonly out: View; readonly scale: number }
+  /** out += table[position + shift]: learned positions. The table has at least maxSeqLen + shift rows. */
+  | { readonly op: 'embed_position'; readonly weight: number; readonly out: View; readonly shift: number }
   /** Each run of `group` columns is normalised by itself with the same weights [group]: group = width for a row norm, head_dim for q/k norms. */
   | {
       readonly op: 'rms_norm';
@@ -91,10 +99,44 @@ export type Op =
       readonly group: number;
       readonly eps: number;
     }
+  /** out = (in - mean) / sqrt(variance + eps) * vector + bias, over the whole row. */
+  | {
+      readonly op: 'layer_norm';
+      readonly in: View;
+      readonly out: View;
+      readonly vector: number;
+      readonly bias: number;
+      readonly eps: number;
+    }
   /** out (+)= in W^T + bias for every output. One linear op = one distinct input = one Hessian. */
   | { readonly op: 'linear'; readonly in: View; readonly outputs: readonly LinearOutput[] }
-  /** Rotates the first rotaryDim columns of every head of the view in place, pairs (i, i + rotaryDim/2). */
-  | { readonly op: 'rope'; readonly view: View; readonly nHeads: number; readonly headDim: number; readonly rope: number }
+  /**
+   * Rotates columns [offset, offset + rotaryDim) of every head of the view in place, pairs (i, i + rotaryDim/2). `interleaved`: the pairs lie
+   * side by side, (2i, 2i + 1), and come out as (i, i + rotaryDim/2), which no product of a query and a key notices.
+   */
+  | {
+      readonly op: 'rope';
+      readonly view: View;
+      readonly nHeads: number;
+      readonly headDim: number;
+      readonly rope: number;
+      readonly offset?: number;
+      readonly interleaved?: boolean;
+    }
+  /**
+   * Columns [h inStride, h inStride + width) of `in` to columns [h outStride, h outStride + width) of `out` and `zeros` zeros behind them, for
+   * every head h. inStride 0: all heads get the same ones. The views span exactly what is read and written.
+   */
+  | {
+      readonly op: 'copy';
+      readonly in: View;
+      readonly out: View;
+      readonly nHeads: number;
+      readonly width: number;
+      readonly zeros: number;
+      readonly inStride: number;
+      readonly outStride: number;
+    }
   /** Appends k and v to cache `cache`, then out = softmax(softcap(scale * q k^T) + causal/window mask) v. window 0 = full; window W sees i-W < j <= i. softcap 0 = off. */
   | {
       readonly op: 'attention';
@@ -110,12 +152,60 @@ export type Op =
       readonly softcap: number;
       readonly window: number;
     }
+  /**
+   * The experts of each token and what their outputs count for: out[e] for expert e, 0 where it is not chosen. Scores are the softmax or
+   * sigmoid of in W^T, in f32 from a dense router weight. The topK experts with the highest score (+ bias, which only chooses; the lowest
+   * index on ties) keep their scores, divided by their sum if `normalise`, times `scale`. groups > 1 (DeepSeek-V3, arXiv 2412.19437,
+   * section 2.1.2): experts are in so many runs of equal length, and only those of the topGroups with the highest sum of their two best
+   * can be chosen.
+   */
+  | {
+      readonly op: 'route';
+      readonly in: View;
+      readonly out: View;
+      readonly weight: number;
+      readonly bias?: number; // vector
+      readonly scoring: 'softmax' | 'sigmoid';
+      readonly topK: number;
+      readonly normalise: boolean;
+      readonly scale: number;
+      readonly groups: number;
+      readonly topGroups: number;
+    }
+  /**
+   * out (+)= sum over experts e with route[e] != 0 of route[e] * (activation(in G_e^T) * (in U_e^T)) D_e^T, summed in the order of the experts. Of
+   * the experts' weights, only those that some row was routed to are read. The other views are room for the rows of one expert; they must
+   * not overlap, nor anything that is still needed.
+   */
+  | {
+      readonly op: 'experts';
+      readonly in: View;
+      readonly route: View; // as wide as there are experts
+      readonly out: View;
+      readonly accumulate: boolean;
+      readonly activation: 'silu' | 'gelu_tanh';
+      readonly experts: readonly Expert[];
+      readonly gathered: View;
+      readonly gate: View;
+      readonly up: View;
+      readonly gated: View;
+      readonly product: View;
+    }
   /** out = activation(gate) * up */
   | { readonly op: 'glu'; readonly gate: View; readonly up: View; readonly out: View; readonly activation: 'silu' | 'gelu_tanh' }
+  /** out = activation(in); gelu is the exact one, gelu_tanh its approximation. */
+  | { readonly op: 'activation'; readonly in: View; readonly out: View; readonly activation: Activation }
   /** out = a + b */
   | { readonly op: 'add'; readonly a: View; readonly b: View; readonly out: View }
   /** view = cap * tanh(view / cap) */
   | { readonly op: 'softcap'; readonly view: View; readonly cap: number };
+
+/** Indices into Plan.weights. */
+export interface Expert {
+  readonly gate: number;
+  readonly up: number;
+  readonly down: number;
+}
 
 export interface LinearOutput {
   readonly weight: number; // index into Plan.weights

@@ -26,6 +26,8 @@ export const LIMITS = {
   headDim: { min: 2, max: 4096 },
   vocabSize: { min: 1, max: 1 << 22 },
   context: { min: 1, max: 1 << 27 },
+  /** As many as the engine can route to (cpp/plan/plan.h). */
+  experts: { min: 1, max: 1024 },
 } as const satisfies Record<string, NumberRange>;
 
 export class ConfigReader {
@@ -36,16 +38,27 @@ export class ConfigReader {
     private readonly values: Readonly<Record<string, unknown>>,
     readonly file: string,
     private readonly prefix = '',
+    private readonly aliases: Readonly<Record<string, string>> = {},
   ) {}
 
   static of(checkpoint: Checkpoint): ConfigReader {
     return new ConfigReader(checkpoint.config, checkpoint.kind === 'hf' ? path.join(checkpoint.path, 'config.json') : checkpoint.path);
   }
 
+  /** The same configuration, in which keys have other names: hidden_size is n_embd. Errors name the key of the file. */
+  withAliases(aliases: Readonly<Record<string, string>>): ConfigReader {
+    return new ConfigReader(this.values, this.file, this.prefix, aliases);
+  }
+
+  private name(key: string): string {
+    return Object.hasOwn(this.aliases, key) ? (this.aliases[key] as string) : key;
+  }
+
   /** The key as it stands; null reads as undefined. */
   raw(key: string): unknown {
     this.read.add(key);
-    return (Object.hasOwn(this.values, key) ? this.values[key] : undefined) ?? undefined;
+    const name = this.name(key);
+    return (Object.hasOwn(this.values, name) ? this.values[name] : undefined) ?? undefined;
   }
 
   has(key: string): boolean {
@@ -121,20 +134,20 @@ export class ConfigReader {
 
   /** CORRUPT_FILE: "Expected <what> for <key> in <file> but received <value>". */
   expected(what: string, key: string, value: unknown): LowbitError {
-    return this.corrupt(key, `Expected ${what} for ${this.prefix}${key} in ${this.file} but received ${describe(value)}`);
+    return this.corrupt(key, `Expected ${what} for ${this.prefix}${this.name(key)} in ${this.file} but received ${describe(value)}`);
   }
 
   /** CORRUPT_FILE with a free message, for keys that contradict each other. */
   corrupt(key: string, message: string): LowbitError {
-    return new LowbitError('CORRUPT_FILE', message, { file: this.file, key: this.prefix + key });
+    return new LowbitError('CORRUPT_FILE', message, { file: this.file, key: this.prefix + this.name(key) });
   }
 
   /** UNSUPPORTED: "<key> = <value> in <file> is not supported: <why>". */
   unsupported(key: string, why: string): LowbitError {
     const value = describe(this.raw(key)).replace(/ of type \w+$/, '');
-    return new LowbitError('UNSUPPORTED', `${this.prefix}${key} = ${value} in ${this.file} is not supported: ${why}`, {
+    return new LowbitError('UNSUPPORTED', `${this.prefix}${this.name(key)} = ${value} in ${this.file} is not supported: ${why}`, {
       file: this.file,
-      key: this.prefix + key,
+      key: this.prefix + this.name(key),
     });
   }
 }

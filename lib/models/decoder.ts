@@ -10,7 +10,7 @@
 import type { Checkpoint } from '../checkpoint/types';
 import { LowbitError } from '../errors';
 import { PlanBuilder, columns } from '../graph/builder';
-import type { Plan, View } from '../graph/plan';
+import type { Activation, Plan, View } from '../graph/plan';
 import { type ConfigReader, LIMITS } from './config';
 import { type RopeRequest, readRope, resolveContext } from './rope';
 import { TensorResolver } from './tensors';
@@ -25,7 +25,33 @@ export interface Traits {
   readonly tied?: boolean;
   /** Norm weights are stored as w of (1 + w). */
   readonly normPlusOne?: boolean;
+  /** Keys of the configuration that have other names in this architecture: hidden_size is n_embd. */
+  readonly keys?: Readonly<Record<string, string>>;
+  /** Layer norms with weight and bias in place of RMS norms. */
+  readonly layerNorm?: boolean;
+  /** When the key rms_norm_eps (or what it is called) is absent; undefined: it is required. */
+  readonly normEps?: number;
+  /** When intermediate_size (or what it is called) is absent, as a multiple of hidden_size; undefined: it is required. */
+  readonly intermediateFactor?: number;
+  /** Layers may have experts in place of one feed-forward. */
+  readonly experts?: boolean;
+  /** Tensors of layers behind the last one are no mistake: they predict further tokens and are not run. */
+  readonly furtherLayers?: boolean;
+  /** Linears are stored as [in, out]. */
+  readonly transposedLinears?: boolean;
 }
+
+/** What the tensors outside the layers, and the layers themselves, are called. */
+export interface TensorNames {
+  readonly embedding: string;
+  /** Learned positions. */
+  readonly positions?: string;
+  /** Before the number of a layer, with its dot. */
+  readonly layers: string;
+  readonly norm: string;
+}
+
+const NAMES: TensorNames = { embedding: 'model.embed_tokens', layers: 'model.layers.', norm: 'model.norm' };
 
 export interface PlanOptions {
   /**
@@ -44,6 +70,8 @@ export interface Architecture {
   /** Values of model_type in config.json that mean this architecture. */
   readonly modelTypes: readonly string[];
   readonly traits: Traits;
+  /** Where they differ from Llama's. */
+  readonly names?: (checkpoint: Checkpoint) => TensorNames;
   readonly define: (model: Decoder) => void;
 }
 
@@ -55,7 +83,7 @@ export interface DecoderShape {
   readonly nKvHeads: number;
   readonly headDim: number;
   readonly vocabSize: number;
-  readonly rmsNormEps: number;
+  readonly normEps: number;
 }
 
 export interface Bias {
@@ -72,6 +100,24 @@ export interface AttentionOptions {
   readonly window?: number;
 }
 
+/** See the ops route and experts in lib/graph/plan.ts. */
+export interface ExpertsOptions {
+  readonly count: number;
+  /** Between the matrices of an expert. */
+  readonly width: number;
+  /** Names of the matrices of one expert. */
+  readonly matrices: { readonly gate: string; readonly up: string; readonly down: string };
+  readonly activation: 'silu' | 'gelu_tanh';
+  readonly scoring: 'softmax' | 'sigmoid';
+  readonly topK: number;
+  readonly normalise: boolean;
+  readonly scale: number;
+  readonly groups: number;
+  readonly topGroups: number;
+  /** The router has a vector e_score_correction_bias, which chooses experts but does not weigh them. */
+  readonly bias?: boolean;
+}
+
 export type LayerType = 'full_attention' | 'sliding_attention';
 
 const NO_BIAS: Bias = { bias: false };
@@ -84,6 +130,7 @@ export class Decoder {
   /** @internal */
   readonly tensors: TensorResolver;
   private readonly x: View;
+  private readonly names: TensorNames;
   private readonly tied: boolean;
   private embedding: number | undefined;
   private logits: View | undefined;
@@ -97,26 +144,32 @@ export class Decoder {
     this.shape = readShape(config, architecture.traits);
     this.maxSeqLen = resolveContext(config, options.contextSize);
     this.tensors = new TensorResolver(checkpoint, options.onWarning ?? (() => undefined));
+    this.names = architecture.names?.(checkpoint) ?? NAMES;
     this.tied = isTied(config, architecture.traits, checkpoint);
     this.x = this.builder.buffer('x', this.shape.hiddenSize);
   }
 
-  /** x = scale * E[token]. */
-  embed(scale = 1): void {
-    const { vocabSize, hiddenSize } = this.shape;
-    this.embedding = this.builder.weight({
-      name: 'model.embed_tokens',
-      n: vocabSize,
-      k: hiddenSize,
-      source: { kind: 'tensor', tensor: this.tensors.dense('model.embed_tokens.weight', [vocabSize, hiddenSize], 'matrix') },
-      role: 'embedding',
-    });
+  /** x = scale * E[token] (+ P[position + shift], where positions are learned). */
+  embed(scale = 1, learned?: { readonly shift: number }): void {
+    this.embedding = this.table(this.names.embedding, this.shape.vocabSize);
     this.builder.embed(this.embedding, this.x, scale);
+    const { positions } = this.names;
+    if (learned !== undefined && positions !== undefined) {
+      const rows = this.config.integer('max_position_embeddings', LIMITS.context) + learned.shift;
+      this.builder.embedPosition(this.table(positions, rows), this.x, learned.shift);
+    }
     this.builder.endPrologue();
   }
 
+  /** A matrix of rows to look up, each as wide as the model. */
+  private table(name: string, n: number): number {
+    const { hiddenSize } = this.shape;
+    const tensor = this.tensors.dense(`${name}.weight`, [n, hiddenSize], 'matrix');
+    return this.builder.weight({ name, n, k: hiddenSize, source: { kind: 'tensor', tensor }, role: 'embedding' });
+  }
+
   /** Adds a rotary table, for Layer.rope. `layerType` picks one where the configuration has several. */
-  rope(options: Pick<RopeRequest, 'layerType' | 'oldThetaKey'> & { readonly theta?: number } = {}): number {
+  rope(options: Pick<RopeRequest, 'layerType' | 'oldThetaKey'> & { readonly theta?: number; readonly headDim?: number } = {}): number {
     const { theta = this.architecture.traits.ropeTheta ?? 10000, ...rest } = options;
     return this.builder.rope(
       readRope(this.config, { headDim: this.shape.headDim, defaultTheta: theta, contextSize: this.maxSeqLen, ...rest }),
@@ -125,15 +178,15 @@ export class Decoder {
 
   layers(define: (layer: Layer, index: number) => void): void {
     for (let index = 0; index < this.shape.nLayers; index++) {
-      define(new Layer(this, `model.layers.${index}.`, this.x), index);
+      define(new Layer(this, `${this.names.layers}${index}.`, this.x), index);
       this.builder.endBlock();
     }
   }
 
-  /** Final norm and head: logits = softcap(norm(x) W^T). Its buffers are its own, see PlanBuilder.finish. */
-  head(softcap = 0): void {
+  /** Final norm, unless there is none, and head: logits = softcap(norm(x) W^T). Its buffers are its own, see PlanBuilder.finish. */
+  head(softcap = 0, hasNorm = true): void {
     const { vocabSize, hiddenSize } = this.shape;
-    const normed = this.norm('model.norm', this.x, this.builder.buffer('final', hiddenSize), hiddenSize);
+    const normed = hasNorm ? this.norm(this.names.norm, this.x, this.builder.buffer('final', hiddenSize), hiddenSize) : this.x;
     this.logits = this.builder.buffer('logits', vocabSize);
     // A tied head is the embedding's own entry, so that memory holds it once.
     const weight =
@@ -145,28 +198,56 @@ export class Decoder {
   /** Throws CORRUPT_FILE with every tensor that is missing, misshapen or unknown. */
   finish(): Plan {
     if (this.logits === undefined) throw new LowbitError('INTERNAL', `The definition of ${this.architecture.name} has no head`);
-    this.tensors.finish(this.architecture.name, this.tied ? ['lm_head.weight'] : []);
+    this.tensors.finish(this.architecture.name, {
+      names: this.tied ? ['lm_head.weight'] : [],
+      ...(this.architecture.traits.furtherLayers ? { matching: (name: string) => this.isFurtherLayer(name) } : {}),
+    });
     const { vocabSize, hiddenSize } = this.shape;
     const header = { architecture: this.architecture.name, vocabSize, hiddenSize, maxSeqLen: this.maxSeqLen };
     return this.builder.finish(header, this.x, this.logits);
   }
 
+  /** Whether a tensor belongs to a layer behind the last one. */
+  private isFurtherLayer(name: string): boolean {
+    const { layers } = this.names;
+    return name.startsWith(layers) && Number.parseInt(name.slice(layers.length), 10) >= this.shape.nLayers;
+  }
+
   /** @internal out = norm(input), `group` columns at a time. */
-  norm(name: string, input: View, out: View, group: number): View {
+  norm(name: string, input: View, out: View, group: number, eps = this.shape.normEps): View {
+    const { layerNorm } = this.architecture.traits;
     const vector = this.builder.vector({
       name,
       length: group,
       tensor: this.tensors.dense(`${name}.weight`, [group], 'vector'),
       ...(this.architecture.traits.normPlusOne && !this.tensors.normPlusOneStored ? { addend: 1 } : {}),
     });
-    this.builder.rmsNorm(input, out, vector, group, this.shape.rmsNormEps);
+    if (layerNorm === true) {
+      const tensor = this.tensors.dense(`${name}.bias`, [group], 'vector');
+      const bias = this.builder.vector({ name: `${name}.bias`, length: group, tensor });
+      this.builder.layerNorm(input, out, vector, bias, eps);
+    } else {
+      this.builder.rmsNorm(input, out, vector, group, eps);
+    }
     return out;
+  }
+
+  /** @internal A vector under its full name. */
+  vector(name: string, length: number): number {
+    return this.builder.vector({ name, length, tensor: this.tensors.dense(name, [length], 'vector') });
+  }
+
+  /** @internal The matrix that scores experts: always floats. */
+  router(name: string, out: View, input: View): number {
+    const tensor = this.tensors.dense(`${name}.weight`, [out.width, input.width], 'vector');
+    return this.builder.weight({ name, n: out.width, k: input.width, source: { kind: 'tensor', tensor }, role: 'router' });
   }
 
   /** @internal The matrix that maps `input` to `out`. */
   weight(name: string, out: View, input: View, { bias }: Bias, role: 'linear' | 'head', heads?: number): number {
     const ropeHeads = heads !== undefined && this.tensors.ropePermuted ? { ropeHeads: heads } : {};
-    const source = this.tensors.matrix(name, out.width, input.width);
+    const transposed = role === 'linear' && this.architecture.traits.transposedLinears === true;
+    const source = this.tensors.matrix(name, out.width, input.width, transposed);
     const biasTensor = this.tensors.bias(name, out.width, bias, source.kind);
     const vector = biasTensor !== undefined && { name: `${name}.bias`, length: out.width, tensor: biasTensor, ...ropeHeads };
     return this.builder.weight({
@@ -196,8 +277,8 @@ export class Layer {
   }
 
   /** Row norm; of x into a scratch buffer unless said otherwise. */
-  norm(name: string, input = this.x, out = this.hidden): View {
-    return this.model.norm(this.prefix + name, input, out, input.width);
+  norm(name: string, input = this.x, out = this.hidden, eps = this.model.shape.normEps): View {
+    return this.model.norm(this.prefix + name, input, out, input.width, eps);
   }
 
   /** Norm of every head by itself with one weight [headDim], in place. */
@@ -218,9 +299,9 @@ export class Layer {
   }
 
   /** The same from one matrix with the rows of q, k and v in this order. */
-  fusedQkv(name: string, input: View): { readonly q: View; readonly k: View; readonly v: View } {
+  fusedQkv(name: string, input: View, bias = NO_BIAS): { readonly q: View; readonly k: View; readonly v: View } {
     const { all, ...parts } = this.qkvViews();
-    this.builder.linear(input, [this.output(name, all, input, NO_BIAS)]);
+    this.builder.linear(input, [this.output(name, all, input, bias)]);
     return parts;
   }
 
@@ -244,11 +325,69 @@ export class Layer {
     return this.gated(all, activation);
   }
 
-  /** The same from one matrix with the rows of gate first. */
+  /** As glu, for a feed-forward `name` of another width beside the first. */
+  sharedGlu(name: string, width: number, input: View, activation: 'silu' | 'gelu_tanh'): View {
+    const all = this.builder.buffer('shared_gate_up', 2 * width);
+    const [gate, up] = [columns(all, 0, width), columns(all, width, width)];
+    this.project(input, [
+      [`${name}.gate_proj`, gate, NO_BIAS],
+      [`${name}.up_proj`, up, NO_BIAS],
+    ]);
+    const out = this.builder.buffer('shared_gated', width);
+    this.builder.glu(gate, up, out, activation);
+    return out;
+  }
+
+  /** out = input W^T + bias for every [name, out, bias], as one op. */
+  project(input: View, outputs: readonly (readonly [name: string, out: View, bias: Bias])[]): void {
+    this.builder.linear(
+      input,
+      outputs.map(([name, out, bias]) => this.output(name, out, input, bias)),
+    );
+  }
+
+  /** As glu, from one matrix with the rows of gate first. */
   fusedGlu(name: string, input: View, activation: 'silu' | 'gelu_tanh'): View {
     const { all } = this.gluViews();
     this.builder.linear(input, [this.output(name, all, input, NO_BIAS)]);
     return this.gated(all, activation);
+  }
+
+  /** activation(input W^T + bias): the upper half of a feed-forward without a gate. */
+  ffn(name: string, input: View, activation: Activation, bias = NO_BIAS): View {
+    const out = this.builder.buffer('ffn', this.model.shape.intermediateSize);
+    this.builder.linear(input, [this.output(name, out, input, bias)]);
+    this.builder.activation(out, activation);
+    return out;
+  }
+
+  /**
+   * x += what the chosen experts of `mlp` make of the input: a router `${mlp}.gate` and experts `${mlp}.experts.N` with matrices of
+   * these names, each `width` wide inside.
+   */
+  addExperts(mlp: string, input: View, options: ExpertsOptions): void {
+    const { builder } = this;
+    const { hiddenSize } = this.model.shape;
+    const { count, width, matrices, activation, bias, ...routing } = options;
+    const route = builder.buffer('route', count);
+    builder.route({
+      in: input,
+      out: route,
+      weight: this.model.router(`${this.prefix}${mlp}.gate`, route, input),
+      ...(bias === true ? { bias: this.model.vector(`${this.prefix}${mlp}.gate.e_score_correction_bias`, count) } : {}),
+      ...routing,
+    });
+    const gathered = builder.buffer('gathered', hiddenSize);
+    const [gate, up] = [builder.buffer('expert_gate', width), builder.buffer('expert_up', width)];
+    const [gated, product] = [builder.buffer('expert_gated', width), builder.buffer('expert_product', hiddenSize)];
+    const matrix = (expert: number, kind: keyof typeof matrices, out: View, from: View): number =>
+      this.output(`${mlp}.experts.${expert}.${matrices[kind]}`, out, from, NO_BIAS).weight;
+    const experts = Array.from({ length: count }, (_, e) => ({
+      gate: matrix(e, 'gate', gate, gathered),
+      up: matrix(e, 'up', up, gathered),
+      down: matrix(e, 'down', product, gated),
+    }));
+    builder.experts({ in: input, route, out: this.x, accumulate: true, activation, experts, gathered, gate, up, gated, product });
   }
 
   /** x += input W^T + bias. */
@@ -300,13 +439,17 @@ function readShape(config: ConfigReader, traits: Traits): DecoderShape {
   if (headDim % 2 !== 0) throw config.expected('even integer, as rotary positions turn pairs,', 'head_dim', headDim);
   return {
     hiddenSize,
-    intermediateSize: config.integer('intermediate_size', LIMITS.intermediateSize),
+    intermediateSize: config.integer(
+      'intermediate_size',
+      LIMITS.intermediateSize,
+      traits.intermediateFactor === undefined ? undefined : traits.intermediateFactor * hiddenSize,
+    ),
     nLayers: config.integer('num_hidden_layers', LIMITS.layers),
     nHeads,
     nKvHeads,
     headDim,
     vocabSize: config.integer('vocab_size', LIMITS.vocabSize),
-    rmsNormEps: config.number('rms_norm_eps', { min: 1e-12, max: 1 }),
+    normEps: config.number('rms_norm_eps', { min: 1e-12, max: 1 }, traits.normEps),
   };
 }
 
@@ -323,6 +466,23 @@ export function readActivation(config: ConfigReader, key = 'hidden_act', fallbac
   if (name === 'silu') return 'silu';
   if (name === 'gelu_pytorch_tanh') return 'gelu_tanh';
   throw config.unsupported(key, 'this version knows silu and gelu_pytorch_tanh');
+}
+
+/** The activation of a feed-forward without a gate. Throws UNSUPPORTED for one that the activation op does not know. */
+export function readPlainActivation(config: ConfigReader, key: string, fallback: string): Activation {
+  const known: Readonly<Record<string, Activation>> = {
+    relu: 'relu',
+    silu: 'silu',
+    swish: 'silu',
+    gelu: 'gelu',
+    gelu_new: 'gelu_tanh',
+    gelu_fast: 'gelu_tanh',
+    gelu_pytorch_tanh: 'gelu_tanh',
+  };
+  const name = config.string(key, fallback);
+  const activation = Object.hasOwn(known, name) ? known[name] : undefined;
+  if (activation === undefined) throw config.unsupported(key, `this version knows ${Object.keys(known).join(', ')}`);
+  return activation;
 }
 
 /**

@@ -5,18 +5,37 @@ import type { Checkpoint } from '../checkpoint/types';
 import type { Plan } from '../graph/plan';
 import { ConfigReader } from './config';
 import { type Architecture, Decoder, type PlanOptions } from './decoder';
+import { deepseekV3 } from './deepseek_v3';
 import { gemma2 } from './gemma2';
 import { gemma3 } from './gemma3';
+import { gpt2 } from './gpt2';
 import { llama } from './llama';
 import { mistral } from './mistral';
+import { mixtral } from './mixtral';
 import { olmo2 } from './olmo2';
+import { opt } from './opt';
 import { phi3 } from './phi3';
 import { qwen2 } from './qwen2';
 import { qwen3 } from './qwen3';
+import { qwen3Moe } from './qwen3_moe';
 
 export type { PlanOptions } from './decoder';
 
-const ARCHITECTURES: readonly Architecture[] = [llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, olmo2];
+const ARCHITECTURES: readonly Architecture[] = [
+  llama,
+  mistral,
+  qwen2,
+  qwen3,
+  gemma2,
+  gemma3,
+  phi3,
+  olmo2,
+  gpt2,
+  opt,
+  mixtral,
+  qwen3Moe,
+  deepseekV3,
+];
 
 /** Names of the supported architectures, as in Plan.architecture. */
 export const architectureNames: readonly string[] = ARCHITECTURES.map(({ name }) => name);
@@ -26,9 +45,10 @@ export const architectureNames: readonly string[] = ARCHITECTURES.map(({ name })
  * configuration or tensors that do not fit (details.problems lists all tensors at fault), INVALID_ARGUMENT for contextSize.
  */
 export function buildPlan(checkpoint: Checkpoint, options: PlanOptions = {}): Plan {
-  const config = ConfigReader.of(checkpoint);
-  const architecture = findArchitecture(config);
-  refuseOtherKinds(config);
+  const file = ConfigReader.of(checkpoint);
+  const architecture = findArchitecture(file);
+  const config = file.withAliases(architecture.traits.keys ?? {});
+  refuseOtherKinds(config, architecture);
   const model = new Decoder(architecture, checkpoint, config, options);
   architecture.define(model);
   refuseUnreadFeatures(config, architecture);
@@ -45,9 +65,9 @@ function findArchitecture(config: ConfigReader): Architecture {
 const EXPERT_KEYS = ['num_local_experts', 'num_experts', 'n_routed_experts', 'num_experts_per_tok'] as const;
 const TOWER_KEYS = ['vision_config', 'text_config', 'audio_config'] as const;
 
-function refuseOtherKinds(config: ConfigReader): void {
+function refuseOtherKinds(config: ConfigReader, { name, traits }: Architecture): void {
   for (const key of EXPERT_KEYS) {
-    if (config.has(key)) throw config.unsupported(key, 'mixture-of-experts models cannot be run yet, only dense ones');
+    if (traits.experts !== true && config.has(key)) throw config.unsupported(key, `${name} models here are dense, without experts`);
   }
   for (const key of TOWER_KEYS) {
     if (config.has(key))

@@ -200,8 +200,21 @@ function yarn({ theta, rotaryDim, originalContext }: RopeInputs, scaling: Config
   return { inverseFrequencies: blended, scale: yarnScale(factor, scaling) };
 }
 
+/**
+ * What DeepSeek multiplies attention scores by beside 1 / sqrt(head_dim): the square of yarn's magnitude for mscale_all_dim, 1 where the
+ * configuration names neither a scaling nor that key.
+ */
+export function yarnTemperature(config: ConfigReader): number {
+  const scaling = ropeParameters(config, undefined) ?? config.object('rope_scaling');
+  if (scaling === undefined || ropeType(scaling) === 'default' || !scaling.has('mscale_all_dim') || scaling.raw('mscale_all_dim') === 0)
+    return 1;
+  return yarnMagnitude(scaling.number('factor', FACTOR), scaling.number('mscale_all_dim', MSCALE)) ** 2;
+}
+
+const yarnMagnitude = (factor: number, mscale: number): number => (factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1);
+
 function yarnScale(factor: number, scaling: ConfigReader): number {
-  const magnitude = (mscale: number): number => (factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1);
+  const magnitude = (mscale: number): number => yarnMagnitude(factor, mscale);
   if (scaling.has('attention_factor')) return scaling.number('attention_factor', MSCALE);
   // A zero mscale means "not given", as in transformers.
   const given = (key: string): boolean => scaling.has(key) && scaling.raw(key) !== 0;

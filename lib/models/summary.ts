@@ -2,7 +2,7 @@
  * models: what a plan says about its model, for `lowbit inspect` and for the quantisation pipeline. Reads no weight data.
  */
 import type { Checkpoint } from '../checkpoint/types';
-import type { Plan, Weight, WeightSource } from '../graph/plan';
+import type { Expert, Op, Plan, Weight, WeightSource } from '../graph/plan';
 
 export interface ModelSummary {
   readonly architecture: string;
@@ -47,23 +47,49 @@ export function modelSummary(plan: Plan, checkpoint: Checkpoint): ModelSummary {
   };
 }
 
-/** The weights of one linear op: they share an input, so one Hessian serves all of them. */
+/**
+ * Weights that are calibrated together. Those of a linear op share an input, so one Hessian serves all of them. Of experts, each has a
+ * Hessian of its own: the gates and ups of some experts are a group, then their downs are.
+ */
 export interface LinearGroup {
   /** Index into Plan.blocks. */
   readonly block: number;
   /** Index into Plan.ops. */
   readonly op: number;
-  /** Indices into Plan.weights, in the order of the op's outputs. */
+  /** Indices into Plan.weights, in the order of the op's outputs or experts. */
   readonly weights: readonly number[];
+  /** Hessians of the group; 1 but for experts. */
+  readonly inputs: number;
+  /** Part of the tokens that a Hessian sees on average; 1 but for experts. */
+  readonly share: number;
 }
 
-/** The decoder linears of a plan in the order they run. Embedding and head are not among them. */
+/** Bytes that the Hessians of a group of experts may take together; one is always allowed. cpp/engine/calibration_stops.cc says the same. */
+const groupHessianBytes = 2 ** 28;
+
+/** The experts of an op in the groups that a calibration stops for: all gates and ups, then all downs. */
+function expertGroups(plan: Plan, op: Extract<Op, { op: 'experts' }>, block: number, index: number): readonly LinearGroup[] {
+  const { experts } = op;
+  const router = plan.ops.find((other) => other.op === 'route' && other.out.buffer === op.route.buffer);
+  const share = router?.op === 'route' ? router.topK / experts.length : 1;
+  const stage = (k: number, weightsOf: (expert: Expert) => readonly number[]): readonly LinearGroup[] => {
+    const size = Math.max(1, Math.floor(groupHessianBytes / (4 * k * k)));
+    return Array.from({ length: Math.ceil(experts.length / size) }, (_, i) => {
+      const chunk = experts.slice(i * size, (i + 1) * size);
+      return { block, op: index, weights: chunk.flatMap(weightsOf), inputs: chunk.length, share };
+    });
+  };
+  return [...stage(op.in.width, ({ gate, up }) => [gate, up]), ...stage(op.gated.width, ({ down }) => [down])];
+}
+
+/** The decoder linears of a plan in the order they run. Embedding, routers and head are not among them. */
 export function quantizableWeights(plan: Plan): readonly LinearGroup[] {
   return plan.blocks.flatMap(({ begin, end }, block) =>
     plan.ops.slice(begin, end).flatMap((op, index): readonly LinearGroup[] => {
+      if (op.op === 'experts') return expertGroups(plan, op, block, begin + index);
       if (op.op !== 'linear') return [];
       const weights = op.outputs.map(({ weight }) => weight).filter((weight) => plan.weights[weight]?.role === 'linear');
-      return weights.length > 0 ? [{ block, op: begin + index, weights }] : [];
+      return weights.length > 0 ? [{ block, op: begin + index, weights, inputs: 1, share: 1 }] : [];
     }),
   );
 }

@@ -13,10 +13,10 @@ import type { WeightSource } from '../graph/plan';
 import { ABSENT, FLOATS, type PackedTensors, packedLinear, packedTensorNames } from './packed';
 
 /**
- * Tensors that carry nothing a plan needs: rotary tables and causal masks that old exporters saved, and GGUF's rope tensors, which
+ * Tensors that carry nothing a plan needs: rotary tables and causal masks (GPT-2's attn.bias) that old exporters saved, and GGUF's rope tensors, which
  * the reader turns into configuration.
  */
-const IGNORED = /(^|\.)(rotary_emb\.inv_freq|masked_bias|rope_freqs\.weight|rope_factors_(long|short)\.weight)$/;
+const IGNORED = /(^|\.)(rotary_emb\.inv_freq|masked_bias|h\.\d+\.attn\.bias|rope_freqs\.weight|rope_factors_(long|short)\.weight)$/;
 
 /** How many problems the message spells out; details.problems has all. */
 const SHOWN = 12;
@@ -65,11 +65,12 @@ export class TensorResolver {
     return index;
   }
 
-  /** The source of linear `name`: dense when name.weight exists, packed when the tensors of a quantised linear do. */
-  matrix(name: string, n: number, k: number): WeightSource {
+  /** The source of linear `name`: dense when name.weight exists ([k, n] where `transposed`), packed when the tensors of a quantised linear do. */
+  matrix(name: string, n: number, k: number, transposed = false): WeightSource {
     const has = (part: string): boolean => this.checkpoint.find(`${name}.${part}`) !== undefined;
     const part = packedTensorNames.find(has);
     if (has('weight') || (part === undefined && !this.expectsPacked(name))) {
+      if (transposed) return { kind: 'tensor', tensor: this.dense(`${name}.weight`, [k, n], 'vector'), transposed };
       return { kind: 'tensor', tensor: this.dense(`${name}.weight`, [n, k], 'matrix') };
     }
     if (part !== undefined) return packedLinear(this.packedTensors, this.quantization, part, name, n, k);
@@ -96,12 +97,14 @@ export class TensorResolver {
   }
 
   /**
-   * Throws CORRUPT_FILE with all problems, unused tensors among them. `unused` names tensors that may stay unused. Without problems,
+   * Throws CORRUPT_FILE with all problems, unused tensors among them. `unused` says which tensors may stay unused. Without problems,
    * passes on what was noticed: one warning, as a label that is wrong for one weight is wrong for all.
    */
-  finish(architecture: string, unused: readonly string[]): void {
-    const spare = new Set(unused.map((name) => this.checkpoint.find(name)));
-    const unknown = this.checkpoint.tensors.filter(({ name }, index) => !this.used.has(index) && !spare.has(index) && !IGNORED.test(name));
+  finish(architecture: string, unused: { readonly names: readonly string[]; readonly matching?: (name: string) => boolean }): void {
+    const spare = new Set(unused.names.map((name) => this.checkpoint.find(name)));
+    const unknown = this.checkpoint.tensors.filter(
+      ({ name }, index) => !this.used.has(index) && !spare.has(index) && !IGNORED.test(name) && unused.matching?.(name) !== true,
+    );
     const problems = [
       ...this.problems,
       ...unknown.map(({ name }) => `${name} is not part of a ${architecture} model with this configuration`),

@@ -30,6 +30,8 @@ export interface LinearReport {
   readonly dampPercent?: number;
   /** Input columns that were zero in all calibration tokens; their weights are stored as zero. Undefined without a Hessian. */
   readonly deadColumns?: number;
+  /** Calibration tokens in its Hessian; of an expert, those routed to it. Undefined without a Hessian. */
+  readonly tokens?: number;
   readonly seconds: number;
   /** Bits per weight with scales, zero points and column order. */
   readonly bitsPerWeight: number;
@@ -145,7 +147,7 @@ export class RunRecord {
       groupSize: result.groupSize,
       sym: result.sym,
       error: result.error,
-      ...(hessian && { dampPercent: result.dampPercent, deadColumns: result.deadColumns }),
+      ...(hessian && { dampPercent: result.dampPercent, deadColumns: result.deadColumns, tokens: result.tokens }),
       seconds: result.seconds,
       bitsPerWeight: (bytes * 8) / (target.n * target.k),
       fallbacks: [...result.fallbacks],

@@ -46,10 +46,13 @@ const blockSize = 128;
  */
 const stateBytes = 2 ** 30;
 
-/** One pause of a calibration: the linears that share an input, in the order the engine visits them. */
+/** One pause of a calibration: the linears that are calibrated together (LinearGroup), in the order the engine visits them. */
 export interface Stop {
   readonly block: number;
   readonly weights: readonly number[];
+  /** See LinearGroup; 1 when absent. */
+  readonly inputs?: number;
+  readonly share?: number;
 }
 
 /** Stops of a plan in order: one per linear op of each block, then one with no weights for the rest of the block. */
@@ -70,10 +73,16 @@ export function totalWork(plan: Plan, targets: ReadonlyMap<number, Target>, toke
   };
 }
 
-function advanceStep(plan: Plan, targets: ReadonlyMap<number, Target>, { block, weights }: Stop, tokens: number): Step {
+function advanceStep(
+  plan: Plan,
+  targets: ReadonlyMap<number, Target>,
+  { block, weights, inputs = 1, share = 1 }: Stop,
+  tokens: number,
+): Step {
   const linears = weights.flatMap((weight) => plan.weights[weight] ?? []);
-  const hessian = weights.some((weight) => targets.has(weight)) ? hessianWork(tokens, linears[0]?.k ?? 0) : 0;
-  return { phase: 'calibrate', block, weights: [], work: hessian + linears.reduce((sum, { n, k }) => sum + runWork(tokens, n, k), 0) };
+  const seen = tokens * share;
+  const hessian = weights.some((weight) => targets.has(weight)) ? inputs * hessianWork(seen, linears[0]?.k ?? 0) : 0;
+  return { phase: 'calibrate', block, weights: [], work: hessian + linears.reduce((sum, { n, k }) => sum + runWork(seen, n, k), 0) };
 }
 
 function solveStep(targets: ReadonlyMap<number, Target>, { block, weights }: Stop): Step {

@@ -103,8 +103,20 @@ describe('what this version cannot do', () => {
     ],
     ['an unknown activation', 'llama', { hidden_act: 'relu' }, 'hidden_act = "relu"'],
     ['an unknown gemma activation', 'gemma2', { hidden_activation: 'gelu' }, 'this version knows silu and gelu_pytorch_tanh'],
+    [
+      'embeddings narrower than the model',
+      'opt',
+      { word_embed_proj_dim: 32 },
+      'embeddings must be as wide as the model (hidden_size = 64)',
+    ],
+    ['norms without weights', 'opt', { layer_norm_elementwise_affine: false }, 'layer norms must have weights'],
+    ['an unknown activation', 'opt', { activation_function: 'tanh' }, 'this version knows relu, silu, swish, gelu'],
+    ['cross attention', 'gpt2', { add_cross_attention: true }, 'only decoders can be run'],
     ['experts', 'llama', { num_local_experts: 8 }, 'num_local_experts = 8'],
-    ['experts of another kind', 'qwen3', { num_experts: 128 }, 'mixture-of-experts models cannot be run yet'],
+    ['wide values', 'deepseek-v3', { v_head_dim: 40 }, 'values must not be wider than keys (32 columns)'],
+    ['shared keys', 'deepseek-v3', { num_key_value_heads: 2 }, 'every head has keys of its own'],
+    ['layers without experts between', 'deepseek-v3', { moe_layer_freq: 2 }, 'every layer must have experts'],
+    ['experts of another kind', 'qwen3', { num_experts: 128 }, 'qwen3 models here are dense, without experts'],
     ['a vision tower', 'gemma3', { model_type: 'gemma3', vision_config: {} }, 'multimodal checkpoints cannot be run'],
     ['biases a family does not have', 'mistral-swa', { attention_bias: true }, 'attention_bias = true'],
     ['biases in the feed-forward', 'qwen3', { mlp_bias: true }, 'qwen3 models here do not have it'],
@@ -119,7 +131,7 @@ describe('what this version cannot do', () => {
 
   test('the supported architectures are listed', () => {
     expect(errorOf(() => buildPlan(golden('llama', { model_type: 'mamba2' }))).message).toMatch(
-      /^model_type = "mamba2" in .*config\.json is not supported: this version knows llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, olmo2$/,
+      /^model_type = "mamba2" in .*config\.json is not supported: this version knows llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, olmo2, gpt2, opt, mixtral, qwen3-moe, deepseek-v3$/,
     );
   });
 

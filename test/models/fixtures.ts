@@ -13,7 +13,9 @@ export interface TestCheckpoint extends Checkpoint {
 
 export type MutableConfig = Record<string, unknown>;
 
-export const ARCHITECTURES = ['llama', 'llama3-rope', 'mistral-swa', 'qwen2', 'qwen3', 'gemma2', 'gemma3', 'phi3', 'olmo2'] as const;
+/** Those that are read from GGUF files, too. */
+export const GGUF_FIXTURES = ['llama', 'llama3-rope', 'mistral-swa', 'qwen2', 'qwen3', 'gemma2', 'gemma3', 'phi3', 'olmo2'] as const;
+export const ARCHITECTURES = [...GGUF_FIXTURES, 'gpt2', 'opt', 'mixtral', 'qwen3-moe', 'deepseek-v3'] as const;
 
 export const GPTQ_CHECKPOINTS = [
   'gptq-v1-2bit-g32',

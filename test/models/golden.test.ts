@@ -8,7 +8,17 @@
  */
 import type { Plan } from '../../lib/graph/plan';
 import { buildPlan } from '../../lib/models/registry';
-import { ARCHITECTURES, type Golden, type MutableConfig, type TestCheckpoint, asGguf, fixture, readFixture, readGolden } from './fixtures';
+import {
+  ARCHITECTURES,
+  GGUF_FIXTURES,
+  type Golden,
+  type MutableConfig,
+  type TestCheckpoint,
+  asGguf,
+  fixture,
+  readFixture,
+  readGolden,
+} from './fixtures';
 import { runPlan } from './reference';
 
 /**
@@ -68,6 +78,11 @@ describe.each(ARCHITECTURES)('golden %s', (name) => {
     const checkpoint = readFixture(directory);
     expectWithin(errorOf(withRoundedRopes(buildPlan(checkpoint)), checkpoint, golden), TOLERANCE);
   });
+});
+
+describe.each(GGUF_FIXTURES)('golden %s', (name) => {
+  const directory = fixture('arch', name);
+  const golden = readGolden(directory);
 
   test('logits of the GGUF form: names, interleaved q and k, norms stored as 1 + w', () => {
     const checkpoint = asGguf(readFixture(directory));
@@ -123,6 +138,16 @@ describe('the golden comparison is sharp', () => {
     ['an unscaled rotary table', 'llama3-rope', (config) => (config['rope_parameters'] = { rope_theta: 5e5 })],
     ['another eps', 'olmo2', (config) => (config['rms_norm_eps'] = 1e-4)],
     ['the other activation', 'qwen3', (config) => (config['hidden_act'] = 'gelu_pytorch_tanh')],
+    ['the exact gelu', 'gpt2', (config) => (config['activation_function'] = 'gelu')],
+    ['unscaled attention', 'gpt2', (config) => (config['scale_attn_weights'] = false)],
+    ['attention scaled by depth', 'gpt2', (config) => (config['scale_attn_by_inverse_layer_idx'] = true)],
+    ['another eps of layer norms', 'gpt2', (config) => (config['layer_norm_epsilon'] = 1e-3)],
+    ['one expert less', 'mixtral', (config) => (config['num_experts_per_tok'] = 1)],
+    ['scores of the experts as they are', 'qwen3-moe', (config) => (config['norm_topk_prob'] = false)],
+    ['experts of all groups', 'deepseek-v3', (config) => (config['topk_group'] = 2)],
+    ['another scale of the experts', 'deepseek-v3', (config) => (config['routed_scaling_factor'] = 1)],
+    ['rotated pairs half a head apart', 'deepseek-v3', (config) => (config['rope_interleave'] = false)],
+    ['another activation', 'opt', (config) => (config['activation_function'] = 'silu')],
   ];
   test.each(mutations)('%s (%s) shows', (_, name, edit) => {
     const checkpoint = readFixture(fixture('arch', name), edit);

@@ -4,7 +4,7 @@ import { reads, writes } from '../../lib/graph/builder';
 import type { Op, Plan } from '../../lib/graph/plan';
 import { architectureNames, buildPlan } from '../../lib/models/registry';
 import { modelSummary, quantizableWeights } from '../../lib/models/summary';
-import { ARCHITECTURES, type TestCheckpoint, asGguf, fixture, readFixture, withTensors } from './fixtures';
+import { ARCHITECTURES, GGUF_FIXTURES, type TestCheckpoint, asGguf, fixture, readFixture, withTensors } from './fixtures';
 
 const golden = (name: string): TestCheckpoint => readFixture(fixture('arch', name));
 
@@ -60,11 +60,17 @@ function expectSound(plan: Plan): void {
   expect(plan.caches).toHaveLength(plan.blocks.length);
   // Every table entry is used by some op.
   const linears = opsNamed(plan, 'linear').flatMap(({ outputs }) => outputs.map(({ weight }) => weight));
-  expect(new Set([...linears, ...opsNamed(plan, 'embed').map(({ weight }) => weight)]).size).toBe(plan.weights.length);
+  const tables = [...opsNamed(plan, 'embed'), ...opsNamed(plan, 'embed_position')].map(({ weight }) => weight);
+  const experts = opsNamed(plan, 'experts').flatMap((op) => op.experts.flatMap(({ gate, up, down }) => [gate, up, down]));
+  const routers = opsNamed(plan, 'route').map(({ weight }) => weight);
+  expect(new Set([...linears, ...tables, ...experts, ...routers]).size).toBe(plan.weights.length);
   const biases = plan.weights.flatMap(({ bias }) => (bias === undefined ? [] : [bias]));
-  expect([...opsNamed(plan, 'rms_norm').map(({ vector }) => vector), ...biases].sort((a, b) => a - b)).toEqual(
-    plan.vectors.map((_, index) => index),
-  );
+  const norms = [
+    ...opsNamed(plan, 'rms_norm').map(({ vector }) => vector),
+    ...opsNamed(plan, 'layer_norm').flatMap(({ vector, bias }) => [vector, bias]),
+    ...opsNamed(plan, 'route').flatMap(({ bias }) => (bias === undefined ? [] : [bias])),
+  ];
+  expect([...norms, ...biases].sort((a, b) => a - b)).toEqual(plan.vectors.map((_, index) => index));
   expect(new Set(opsNamed(plan, 'rope').map(({ rope }) => rope)).size).toBe(plan.ropes.length);
   // Nothing but the residual is read before it was written in the same range; the engine relies on it when it runs ranges apart.
   for (const { begin, end } of [...plan.blocks, plan.epilogue]) {
@@ -96,29 +102,31 @@ describe.each(ARCHITECTURES)('%s', (name) => {
 
   test('has the sizes of the configuration', () => {
     expect(plan).toMatchObject({ vocabSize: 320, hiddenSize: 64, maxSeqLen: 512 });
-    expect(plan.blocks).toHaveLength(checkpoint.config['num_hidden_layers'] as number);
-  });
-
-  test('a GGUF file gives the same ops', () => {
-    const gguf = buildPlan(asGguf(checkpoint));
-    expectSound(gguf);
-    expect({ ...gguf, weights: [], vectors: [] }).toEqual({ ...plan, weights: [], vectors: [] });
-    const permuted = checkpoint.config['model_type'] === 'llama' || checkpoint.config['model_type'] === 'mistral';
-    for (const { name: weight, ropeHeads } of gguf.weights) {
-      const heads = weight.endsWith('.q_proj') ? 4 : weight.endsWith('.k_proj') ? 2 : undefined;
-      expect(ropeHeads).toBe(permuted ? heads : undefined);
-    }
-    expect(gguf.vectors.every(({ addend }) => addend === undefined)).toBe(true);
+    expect(plan.blocks).toHaveLength(name === 'gemma3' ? 7 : 3);
   });
 
   test('groups the linears by input', () => {
     const groups = quantizableWeights(plan);
-    const projections =
-      name === 'phi3'
-        ? ['qkv_proj', 'o_proj', 'gate_up_proj', 'down_proj']
-        : ['q_proj k_proj v_proj', 'o_proj', 'gate_proj up_proj', 'down_proj'];
+    const others: Readonly<Record<string, readonly string[]>> = {
+      phi3: ['qkv_proj', 'o_proj', 'gate_up_proj', 'down_proj'],
+      gpt2: ['c_attn', 'c_proj', 'c_fc', 'c_proj'],
+      opt: ['q_proj k_proj v_proj', 'out_proj', 'fc1', 'fc2'],
+    };
+    const attention = ['q_proj k_proj v_proj', 'o_proj'];
+    const repeat = (count: number, names: string): string => Array.from({ length: count }, () => names).join(' ');
+    const experts = (count: number, gate: string, up: string, down: string): string[] => [
+      repeat(count, `${gate} ${up}`),
+      repeat(count, down),
+    ];
+    const mla = ['q_a_proj kv_a_proj_with_mqa', 'q_b_proj', 'kv_b_proj', 'o_proj', 'gate_proj up_proj', 'down_proj'];
+    const mixtures: Readonly<Record<string, (block: number) => readonly string[]>> = {
+      mixtral: () => [...attention, ...experts(4, 'w1', 'w3', 'w2')],
+      'qwen3-moe': () => [...attention, ...experts(8, 'gate_proj', 'up_proj', 'down_proj')],
+      'deepseek-v3': (block) => [...mla, ...(block === 0 ? [] : experts(8, 'gate_proj', 'up_proj', 'down_proj'))],
+    };
+    const projections = others[name] ?? [...attention, 'gate_proj up_proj', 'down_proj'];
     expect(groups.map(({ weights }) => weights.map((weight) => plan.weights[weight]?.name.split('.').at(-1)).join(' '))).toEqual(
-      plan.blocks.flatMap(() => projections),
+      plan.blocks.flatMap((_, block) => mixtures[name]?.(block) ?? projections),
     );
     expect(groups.every(({ block, op }) => op >= (plan.blocks[block]?.begin as number) && op < (plan.blocks[block]?.end as number))).toBe(
       true,
@@ -133,7 +141,7 @@ describe.each(ARCHITECTURES)('%s', (name) => {
       layers: plan.blocks.length,
       hiddenSize: 64,
       nHeads: 4,
-      nKvHeads: 2,
+      nKvHeads: ['gpt2', 'opt', 'deepseek-v3'].includes(name) ? 4 : 2,
       vocabSize: 320,
       contextLength: 512,
       parameters: elements,
@@ -145,7 +153,21 @@ describe.each(ARCHITECTURES)('%s', (name) => {
   });
 });
 
-test.each(['arch/gemma3', 'arch/phi3', 'interop/gptq-v1-4bit-g64-descact', 'tiny-stories'])(
+test.each(GGUF_FIXTURES)('a GGUF file of %s gives the same ops', (name) => {
+  const checkpoint = golden(name);
+  const plan = buildPlan(checkpoint);
+  const gguf = buildPlan(asGguf(checkpoint));
+  expectSound(gguf);
+  expect({ ...gguf, weights: [], vectors: [] }).toEqual({ ...plan, weights: [], vectors: [] });
+  const permuted = checkpoint.config['model_type'] === 'llama' || checkpoint.config['model_type'] === 'mistral';
+  for (const { name: weight, ropeHeads } of gguf.weights) {
+    const heads = weight.endsWith('.q_proj') ? 4 : weight.endsWith('.k_proj') ? 2 : undefined;
+    expect(ropeHeads).toBe(permuted ? heads : undefined);
+  }
+  expect(gguf.vectors.every(({ addend }) => addend === undefined)).toBe(true);
+});
+
+test.each(['arch/gemma3', 'arch/gpt2', 'arch/deepseek-v3', 'arch/phi3', 'interop/gptq-v1-4bit-g64-descact', 'tiny-stories'])(
   '%s opened by lib/checkpoint gives the same plan',
   async (name) => {
     const directory = fixture(...name.split('/'));
@@ -192,6 +214,25 @@ describe('details', () => {
       { name: 'final', width: 64 },
       { name: 'logits', width: 320 },
     ]);
+  });
+
+  test('OPT with its norms behind the halves, and without a final one', () => {
+    const drop = ['model.decoder.final_layer_norm.weight', 'model.decoder.final_layer_norm.bias'];
+    const edited = readFixture(fixture('arch', 'opt'), (config) => (config['do_layer_norm_before'] = false));
+    const plan = buildPlan(withTensors(edited, { drop }));
+    expectSound(plan);
+    const { begin, end } = plan.blocks[0] as { begin: number; end: number };
+    const names = plan.ops.slice(begin, end).map(({ op }) => op);
+    expect(names).toEqual(['linear', 'attention', 'linear', 'layer_norm', 'linear', 'activation', 'linear', 'layer_norm']);
+    expect(plan.ops.slice(plan.epilogue.begin).map(({ op }) => op)).toEqual(['linear']);
+  });
+
+  test('the first GPT-2 files have neither a prefix nor use for their causal masks', () => {
+    const base = golden('gpt2');
+    const alter = Object.fromEntries(base.tensors.map(({ name }) => [name, { name: name.replace('transformer.', '') }]));
+    const plan = buildPlan(withTensors(base, { alter, add: [{ name: 'h.0.attn.bias', shape: [1, 1, 512, 512] }] }));
+    expect(plan.weights.slice(0, 3).map(({ name }) => name)).toEqual(['wte', 'wpe', 'h.0.attn.c_attn']);
+    expect(plan.ops).toEqual(buildPlan(base).ops);
   });
 
   test('a tied head is the entry of the embedding', () => {

@@ -2,7 +2,7 @@
  * An executor of plans in doubles and plain loops: the meaning of the op vocabulary, written down a second time, independent of
  * the engine. It runs one sequence from position 0, with attention over the whole of it, so it needs no cache.
  */
-import type { Op, Plan, Vector, View, Weight } from '../../lib/graph/plan';
+import type { Activation, Op, Plan, Vector, View, Weight } from '../../lib/graph/plan';
 import type { TestCheckpoint } from './fixtures';
 
 type Matrix = readonly Float64Array[]; // rows
@@ -68,6 +68,23 @@ function runOp(op: Op, state: State): void {
         row(op.out, r).set(embedding.map((value) => value * op.scale));
         break;
       }
+      case 'embed_position': {
+        const table = at(at(state.matrices, op.weight), r + op.shift);
+        row(op.out, r).set(row(op.out, r).map((x, i) => x + at(table, i)));
+        break;
+      }
+      case 'layer_norm': {
+        const input = row(op.in, r).slice();
+        const mean = input.reduce((total, x) => total + x, 0) / input.length;
+        const variance = input.reduce((total, x) => total + (x - mean) ** 2, 0) / input.length;
+        const [weight, bias] = [at(state.vectors, op.vector), at(state.vectors, op.bias)];
+        row(op.out, r).set(input.map((x, i) => ((x - mean) / Math.sqrt(variance + op.eps)) * at(weight, i) + at(bias, i)));
+        break;
+      }
+      case 'activation': {
+        row(op.out, r).set(row(op.in, r).map((x) => activation(op.activation, x)));
+        break;
+      }
       case 'rms_norm': {
         const weight = at(state.vectors, op.vector);
         const input = row(op.in, r).slice();
@@ -97,14 +114,45 @@ function runOp(op: Op, state: State): void {
         const half = inverseFrequencies.length;
         const view = row(op.view, r);
         for (let head = 0; head < op.nHeads; head++) {
+          const before = view.slice();
           for (let i = 0; i < half; i++) {
-            const first = head * op.headDim + i;
-            const [a, b] = [at(view, first), at(view, first + half)];
+            const begin = head * op.headDim + (op.offset ?? 0);
+            const first = begin + i;
+            const [a, b] = op.interleaved
+              ? [at(before, begin + 2 * i), at(before, begin + 2 * i + 1)]
+              : [at(before, first), at(before, first + half)];
             const angle = r * at(inverseFrequencies, i);
             view[first] = scale * (a * Math.cos(angle) - b * Math.sin(angle));
             view[first + half] = scale * (b * Math.cos(angle) + a * Math.sin(angle));
           }
         }
+        break;
+      }
+      case 'copy': {
+        const [input, out] = [row(op.in, r), row(op.out, r)];
+        for (let head = 0; head < op.nHeads; head++) {
+          out.set(input.slice(head * op.inStride, head * op.inStride + op.width), head * op.outStride);
+          out.fill(0, head * op.outStride + op.width, head * op.outStride + op.width + op.zeros);
+        }
+        break;
+      }
+      case 'route': {
+        row(op.out, r).set(
+          routed(op, product(at(state.matrices, op.weight), row(op.in, r)), op.bias === undefined ? [] : at(state.vectors, op.bias)),
+        );
+        break;
+      }
+      case 'experts': {
+        const input = row(op.in, r).slice();
+        const out = row(op.out, r);
+        if (!op.accumulate) out.fill(0);
+        op.experts.forEach(({ gate, up, down }, e) => {
+          const share = at(row(op.route, r), e);
+          if (share === 0) return;
+          const upper = product(at(state.matrices, up), input);
+          const gated = product(at(state.matrices, gate), input).map((x, i) => activation(op.activation, x) * at(upper, i));
+          product(at(state.matrices, down), gated).forEach((value, i) => (out[i] = at(out, i) + share * value));
+        });
         break;
       }
       case 'glu': {
@@ -124,6 +172,33 @@ function runOp(op: Op, state: State): void {
       }
     }
   }
+}
+
+function product(matrix: Matrix, x: Float64Array): Float64Array {
+  return Float64Array.from(matrix, (values) => values.reduce((total, value, i) => total + value * at(x, i), 0));
+}
+
+/** What each expert counts for. */
+function routed(op: Extract<Op, { op: 'route' }>, logits: Float64Array, bias: ArrayLike<number>): Float64Array {
+  const sum = logits.reduce((total, x) => total + Math.exp(x), 0);
+  const scores = logits.map((x) => (op.scoring === 'softmax' ? Math.exp(x) / sum : 1 / (1 + Math.exp(-x))));
+  const choice = scores.map((score, e) => score + (bias.length > 0 ? at(bias, e) : 0));
+  const falling = (indices: number[], value: (index: number) => number): number[] => indices.sort((a, b) => value(b) - value(a) || a - b);
+  const length = logits.length / op.groups;
+  const membersOf = (group: number): number[] => Array.from({ length }, (_, i) => group * length + i);
+  const best = (group: number): number => {
+    const [first = 0, second = 0] = [...membersOf(group).map((e) => at(choice, e))].sort((a, b) => b - a);
+    return first + (length > 1 ? second : 0);
+  };
+  const groups = falling(
+    Array.from({ length: op.groups }, (_, g) => g),
+    best,
+  ).slice(0, op.topGroups);
+  const chosen = falling(groups.flatMap(membersOf), (e) => at(choice, e)).slice(0, op.topK);
+  const total = chosen.reduce((all, e) => all + at(scores, e), 0);
+  const result = new Float64Array(logits.length);
+  for (const e of chosen) result[e] = (op.scale * at(scores, e)) / (op.normalise ? total : 1);
+  return result;
 }
 
 function attention(op: Extract<Op, { op: 'attention' }>, { rows }: State, row: (view: View, r: number) => Float64Array): void {
@@ -149,8 +224,29 @@ function attention(op: Extract<Op, { op: 'attention' }>, { rows }: State, row: (
   }
 }
 
-function activation(name: 'silu' | 'gelu_tanh', x: number): number {
-  return name === 'silu' ? x / (1 + Math.exp(-x)) : 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+function activation(name: Activation, x: number): number {
+  switch (name) {
+    case 'relu':
+      return Math.max(0, x);
+    case 'silu':
+      return x / (1 + Math.exp(-x));
+    case 'gelu':
+      return 0.5 * x * (1 + erf(x / Math.SQRT2));
+    case 'gelu_tanh':
+      return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+  }
+}
+
+/** The Taylor series, whose terms alternate: good to 1e-10 up to |x| = 4, and beyond it erf is 1 to 1e-8. */
+function erf(x: number): number {
+  if (Math.abs(x) > 4) return Math.sign(x);
+  let term = x;
+  let sum = x;
+  for (let n = 1; n < 100; n++) {
+    term *= (-x * x) / n;
+    sum += term / (2 * n + 1);
+  }
+  return (2 / Math.sqrt(Math.PI)) * sum;
 }
 
 function readVector({ tensor, addend = 0, ropeHeads }: Vector, checkpoint: TestCheckpoint): Float64Array {
@@ -163,7 +259,9 @@ function readWeight({ n, k, source, ropeHeads }: Weight, checkpoint: TestCheckpo
   if (source.kind === 'words') throw new Error('packed words of AWQ and compressed-tensors: see test/engine/packed.test.ts');
   const values = checkpoint.data(source.tensor);
   return unpermuted(
-    Array.from({ length: n }, (_, row) => values.subarray(row * k, (row + 1) * k)),
+    Array.from({ length: n }, (_, row) =>
+      source.transposed ? Float64Array.from({ length: k }, (__, j) => at(values, j * n + row)) : values.subarray(row * k, (row + 1) * k),
+    ),
     ropeHeads,
   );
 }

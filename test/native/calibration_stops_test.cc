@@ -3,6 +3,7 @@
 #include "engine/calibration_stops.h"
 
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include "check.h"
@@ -30,7 +31,11 @@ void RunOps(const Plan& plan, int begin, int end, Columns* columns) {
       for (int c = 0; c < v.width; ++c) (*columns)[size_t(v.buffer)][size_t(v.offset + c)] = Mix(value, uint64_t(c));
     };
     if (op.kind != OpKind::kEmbed) read(op.in);
-    if (op.kind == OpKind::kAttention || op.kind == OpKind::kGlu || op.kind == OpKind::kAdd) read(op.in2);
+    if (op.kind == OpKind::kAttention || op.kind == OpKind::kGlu || op.kind == OpKind::kAdd || op.kind == OpKind::kExperts) read(op.in2);
+    if (op.kind == OpKind::kExperts) {
+      read(op.out);
+      for (const View& room : {op.gathered, op.gate, op.up, op.gated, op.product}) write(room);
+    }
     if (op.kind == OpKind::kAttention) read(op.in3);
     for (const LinearOutput& o : op.outputs)
       if (o.accumulate) read(o.out);
@@ -74,7 +79,7 @@ Outcome CheckSchedule(const Plan& plan, int max_columns = INT32_MAX) {
     RunOps(plan, done, here, &straight);
     done = here;
     EXPECT(stop.end() ? stop.resume == plan.blocks[size_t(stop.block)].end
-                      : stop.resume <= stop.linear && plan.ops[size_t(stop.linear)].kind == OpKind::kLinear);
+                      : stop.resume <= stop.linear && !StopInputs(plan, stop).empty());
 
     Columns columns = Stale(plan);  // another sample came between
     const auto each = [&](const StopPoint& s, auto fn) {
@@ -90,6 +95,8 @@ Outcome CheckSchedule(const Plan& plan, int max_columns = INT32_MAX) {
     RunOps(plan, stop.resume, here, &columns);
     const View in = stop.end() ? View{plan.residual, 0, plan.hidden_size} : plan.ops[size_t(stop.linear)].in;
     EXPECT(Symbol(columns, in) == Symbol(straight, in));
+    if (!stop.end() && plan.ops[size_t(stop.linear)].kind == OpKind::kExperts)
+      EXPECT(Symbol(columns, plan.ops[size_t(stop.linear)].in2) == Symbol(straight, plan.ops[size_t(stop.linear)].in2));
     for (const KeptView& k : stop.kept) outcome.unchanged += !k.fresh;
     outcome.stops += !stop.end();
     outcome.unsaved += !stop.saved;
@@ -191,4 +198,42 @@ LOWBIT_TEST(CalibrationStopsOfBlocksWithoutLinearOps) {
   plan.epilogue = plan.prologue = {0, 0};
   int columns;
   EXPECT(PlanStops(plan, 100, &columns).empty() && columns == 1);
+}
+
+// Experts of a Mixtral-like block: all gates and ups, then all downs, as many experts a stop as their Hessians have room for.
+LOWBIT_TEST(StopsOfExperts) {
+  for (const auto& [width, gates, downs] : {std::tuple<int, int, int>{kFeed, 1, 1}, {8192, 1, 5}, {4096, 1, 2}}) {
+    Plan plan = Decoder(2, false);
+    plan.buffers.push_back({"route", 5});
+    for (const int room : {kHidden, width, width, width, kHidden}) plan.buffers.push_back({"room", room});
+    plan.weights.resize(32);
+    for (OpRange& block : plan.blocks) {
+      // In place of the feed-forward: the last three ops.
+      Op route = Make(OpKind::kRoute, {kNormed, 0, kHidden}, {6, 0, 5});
+      Op experts = Make(OpKind::kExperts, {kNormed, 0, kHidden}, {kResidual, 0, kHidden}, {6, 0, 5});
+      experts.accumulate = true;
+      experts.gathered = {7, 0, kHidden};
+      experts.gate = {8, 0, width};
+      experts.up = {9, 0, width};
+      experts.gated = {10, 0, width};
+      experts.product = {11, 0, kHidden};
+      for (int e = 0; e < 5; ++e) experts.experts.push_back({7 + 3 * e, 8 + 3 * e, 9 + 3 * e});
+      plan.ops[size_t(block.end - 3)] = route;
+      plan.ops[size_t(block.end - 2)] = experts;
+      plan.ops[size_t(block.end - 1)] = Make(OpKind::kAdd, {kResidual, 0, kHidden}, {kResidual, 0, kHidden}, {kResidual, 0, kHidden});
+    }
+    const Outcome outcome = CheckSchedule(plan);
+    EXPECT(outcome.stops == 2 * (2 + gates + downs));
+    EXPECT(outcome.columns == kHidden + kHidden + 5);  // in front of the experts: x, h and the routes
+    int columns;
+    std::vector<int> seen;
+    for (const StopPoint& stop : PlanStops(plan, INT32_MAX, &columns)) {
+      if (stop.block > 0 || plan.ops[size_t(stop.linear)].kind != OpKind::kExperts) continue;
+      for (const StopInput& input : StopInputs(plan, stop)) {
+        EXPECT(input.view.width == (stop.down ? width : kHidden) && input.expert >= 0);
+        seen.insert(seen.end(), input.weights.begin(), input.weights.end());
+      }
+    }
+    EXPECT(seen == (std::vector<int>{7, 8, 10, 11, 13, 14, 16, 17, 19, 20, 9, 12, 15, 18, 21}));
+  }
 }

@@ -102,6 +102,7 @@ export class FakeEngine {
       error: 0.25,
       dampPercent: 0.06,
       deadColumns: 3,
+      tokens: 640,
       seconds: 0.5,
       fallbacks: [],
       ...tensorsOut,

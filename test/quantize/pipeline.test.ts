@@ -230,6 +230,7 @@ test('the report says what was done', async () => {
     error: 0.25,
     dampPercent: 0.06,
     deadColumns: 3,
+    tokens: 640,
     seconds: 0.5,
     fallbacks: [],
   });
