@@ -61,7 +61,10 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .option('--row-guard', 'gptq: rows that plain rounding serves better take its codes')
     .option('--refit-scales', 'gptq: the best scales for the codes that were found')
     .option('--damp-percent <f>', 'gptq: fraction of the mean Hessian diagonal added to it', parseNumber)
-    .option('--calibration <file>', 'gptq: text in UTF-8 like what the model will see')
+    .option(
+      '--calibration <file>',
+      'gptq: text in UTF-8, or .jsonl with a sample per line, like what the model will see (default: a small built-in text)',
+    )
     .option('--calibration-samples <n>', 'samples at most (default: 128)', parseNumber)
     .option('--calibration-length <n>', 'tokens per sample (default: 512)', parseNumber)
     .addOption(
