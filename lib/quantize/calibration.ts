@@ -7,6 +7,7 @@ import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { LowbitError, invalidArgument } from '../errors';
 import { tokenIds } from '../options';
+import { isJsonLines, samplesOf, samplesOfJsonLines, type PlacedSample, type RawSample } from './calibration_source';
 import type { CalibrationMessage, CalibrationSource } from './options';
 
 /** What this file needs of a tokenizer. */
@@ -23,7 +24,8 @@ export interface CalibrationSamples {
   /** Samples back to back; sample s is tokens[offsets[s] .. offsets[s + 1]). */
   readonly tokens: Int32Array;
   readonly offsets: Int32Array;
-  readonly source: 'text' | 'file' | 'texts' | 'tokens' | 'chats';
+  /** 'mixed': an iterable of several forms. */
+  readonly source: 'built-in' | 'text' | 'file' | 'jsonl' | 'texts' | 'tokens' | 'chats' | 'mixed';
   /** Samples left out because they were shorter than `minSampleTokens`. */
   readonly dropped: number;
   /** SHA-256 of `tokens` as little-endian 32-bit integers, in hexadecimal. */
@@ -43,39 +45,78 @@ export const minTotalTokens = 256;
 /** A calibration file is read as one string; more would not be used anyway. */
 const maxFileBytes = 256 * 2 ** 20;
 
+/** The text that is used when none is given. It lies in lib/ beside this file's source; lib/ and dist/ lie equally deep in the package. */
+const builtInFile = path.join(__dirname, '..', '..', 'lib', 'quantize', 'calibration_text.txt');
+/** A source that never yields a sample of use would be read for ever. */
+const maxDropped = 1_000_000;
+
 /**
- * @throws {LowbitError} INVALID_ARGUMENT when there are too few tokens (details: tokens, needed, wanted) or an id is outside the vocabulary;
- *   IO and CORRUPT_FILE for a file that cannot be read or is not UTF-8
+ * @param source undefined: the built-in text
+ * @throws {LowbitError} INVALID_ARGUMENT when there are too few tokens (details: tokens, needed, wanted), an entry is no sample or an id is outside
+ *   the vocabulary; IO and CORRUPT_FILE for a file that cannot be read, is not UTF-8 or has a line that is no sample; CANCELLED; what an
+ *   iterable throws
  */
 export async function calibrationSamples(
-  source: CalibrationSource,
+  source: CalibrationSource | undefined,
+  tokenizer: CalibrationTokenizer,
+  limits: CalibrationLimits,
+  signal?: AbortSignal,
+): Promise<CalibrationSamples> {
+  if (source === undefined) return fromText(await readText(builtInFile), 'built-in', tokenizer, limits);
+  if (typeof source === 'string') return fromText(source, 'text', tokenizer, limits);
+  if ('file' in source) {
+    if (!isJsonLines(source.file)) return fromText(await readText(source.file), 'file', tokenizer, limits);
+    return fromSamples(samplesOfJsonLines(source.file, signal), 'jsonl', tokenizer, limits);
+  }
+  return fromSamples(samplesOf(source, signal), undefined, tokenizer, limits);
+}
+
+/** One sample each, in order, cut to `length`; stops reading with the last one that is needed. */
+async function fromSamples(
+  placed: AsyncIterable<PlacedSample>,
+  source: 'jsonl' | undefined,
   tokenizer: CalibrationTokenizer,
   limits: CalibrationLimits,
 ): Promise<CalibrationSamples> {
-  if (typeof source === 'string') return fromText(source, 'text', tokenizer, limits);
-  if (!Array.isArray(source)) return fromText(await readText((source as { readonly file: string }).file), 'file', tokenizer, limits);
-  const first: unknown = source[0];
-  const kind = typeof first === 'string' ? 'texts' : isMessages(first) ? 'chats' : 'tokens';
   const samples: ArrayLike<number>[] = [];
+  const kinds = new Set<RawSample['kind']>();
   let dropped = 0;
-  for (let i = 0; i < source.length && samples.length < limits.samples; i++) {
-    const ids =
-      kind === 'texts'
-        ? [...tokenizer.prefix, ...Array.from(tokenizer.encode(source[i] as string)).slice(0, limits.length)]
-        : kind === 'chats'
-          ? tokenizer.encodeChat(source[i] as readonly CalibrationMessage[])
-          : tokenIds(`calibration[${i}]`, source[i], limits.vocabSize);
+  for await (const { sample, where } of placed) {
+    kinds.add(sample.kind);
+    const ids = encoded(sample, where, tokenizer, limits);
     if (ids.length < minSampleTokens) dropped++;
     else samples.push(Array.prototype.slice.call(ids, 0, limits.length) as number[]);
+    if (samples.length === limits.samples || dropped === maxDropped) break;
   }
-  return pack(samples, kind, dropped, limits, `${source.length} ${kind}`);
+  const [kind, ...others] = kinds;
+  const found = others.length > 0 ? 'mixed' : kind === 'text' ? 'texts' : kind === 'chat' ? 'chats' : 'tokens';
+  return pack(samples, source ?? found, dropped, limits, `${samples.length + dropped} ${found === 'mixed' ? 'samples' : found}`);
+}
+
+function encoded(sample: RawSample, where: string, tokenizer: CalibrationTokenizer, limits: CalibrationLimits): ArrayLike<number> {
+  switch (sample.kind) {
+    case 'text':
+      return [
+        ...tokenizer.prefix,
+        ...(Array.prototype.slice.call(encodeStart(sample.text, tokenizer, limits.length), 0, limits.length) as number[]),
+      ];
+    case 'chat':
+      return tokenizer.encodeChat(sample.messages);
+    case 'tokens':
+      return tokenIds(where, sample.tokens, limits.vocabSize);
+  }
 }
 
 /**
  * Windows of `length` tokens, one after the other from the start of the text, the rest dropped. Where the tokenizer puts BOS before every
  * text, a window is BOS and length - 1 tokens: such models behave differently without it, and so would their Hessians.
  */
-function fromText(text: string, source: 'text' | 'file', tokenizer: CalibrationTokenizer, limits: CalibrationLimits): CalibrationSamples {
+function fromText(
+  text: string,
+  source: 'built-in' | 'text' | 'file',
+  tokenizer: CalibrationTokenizer,
+  limits: CalibrationLimits,
+): CalibrationSamples {
   const { prefix } = tokenizer;
   const step = limits.length - prefix.length;
   const ids = encodeStart(text, tokenizer, limits.samples * step);
@@ -147,10 +188,6 @@ function tooFew(tokens: number, needed: number, limits: CalibrationLimits, what:
     `Expected at least ${needed} tokens for calibration but received ${tokens} from ${what}${left}; ${wanted} are wanted for ${limits.samples} samples of ${limits.length}. Give more data or a smaller calibrationLength`,
     { option: 'calibration', tokens, needed, wanted },
   );
-}
-
-function isMessages(sample: unknown): boolean {
-  return Array.isArray(sample) && typeof sample[0] === 'object';
 }
 
 async function readText(file: string): Promise<string> {

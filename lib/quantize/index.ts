@@ -18,6 +18,8 @@ import { writeDense } from './write';
 export type {
   CalibrationMessage,
   CalibrationPrecision,
+  CalibrationRecord,
+  CalibrationSample,
   CalibrationSource,
   QuantizeFormat,
   QuantizeOptions,

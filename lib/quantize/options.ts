@@ -6,6 +6,7 @@ import path from 'node:path';
 import { LowbitError, invalidArgument } from '../errors';
 import { type HubOptions, hubOption } from '../hub';
 import { abortSignal, boolean, callback, integer, oneOf, pathString, type Rule } from '../options';
+import { rawSample } from './calibration_source';
 import { DynamicTable, type DynamicRules } from './dynamic';
 import { methodNames, methods, type QuantizeMethod } from './methods';
 import { presets, type QuantizePreset, type TokenWeights } from './presets';
@@ -23,20 +24,26 @@ export interface CalibrationMessage {
   readonly content: string;
 }
 
+/** A sample in an object, as data sets have them. Further keys are left alone. */
+export type CalibrationRecord =
+  | { readonly text: string }
+  | { readonly messages: readonly CalibrationMessage[] }
+  | { readonly prompt: string; readonly completion: string }
+  | { readonly prompt: readonly CalibrationMessage[]; readonly completion: readonly CalibrationMessage[] }
+  | { readonly tokens: readonly number[] };
+
+/** A text, token ids, a conversation, or one of these in an object. */
+export type CalibrationSample = string | readonly number[] | Int32Array | readonly CalibrationMessage[] | CalibrationRecord;
+
 /**
  * Calibration data:
  * - a text, or `{ file }` with one in UTF-8: tokenised as a whole and cut from its start into windows of calibrationLength tokens;
- * - several texts: one sample each, cut to calibrationLength;
- * - token ids: one sample each, cut to calibrationLength;
- * - conversations: one sample each, through the model's chat template, cut to calibrationLength.
+ * - `{ file }` that ends in .jsonl or .ndjson: one sample per line, a string, an array or an object as in CalibrationRecord;
+ * - samples in an array or anything else that can be iterated, asynchronously, too; read only as far as they are needed.
+ *
+ * A sample is cut to calibrationLength. Conversations go through the model's chat template; a prompt and its completion are joined.
  */
-export type CalibrationSource =
-  | string
-  | { readonly file: string }
-  | readonly string[]
-  | readonly (readonly number[])[]
-  | readonly Int32Array[]
-  | readonly (readonly CalibrationMessage[])[];
+export type CalibrationSource = string | { readonly file: string } | Iterable<CalibrationSample> | AsyncIterable<CalibrationSample>;
 
 export interface QuantizeProgress {
   readonly phase: 'load' | 'calibrate' | 'solve' | 'write';
@@ -64,7 +71,7 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly hub?: HubOptions;
   /** Directory to create. Nothing appears there unless the run succeeds. */
   readonly output: string;
-  /** One of the methods of QuantizeMethod; 'gptq', 'awq', 'spqr' and 'mixllm' need calibration. Default 'gptq'. */
+  /** One of the methods of QuantizeMethod; 'gptq', 'awq', 'spqr' and 'mixllm' are calibrated. Default 'gptq'. */
   readonly method?: QuantizeMethod;
   /** Settings of 'gptq' and 'mixllm' by name; settings given beside it win. Default 'quality'. */
   readonly preset?: QuantizePreset;
@@ -73,7 +80,10 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
    * zero points are stored as they are. Default 'gptq'.
    */
   readonly format?: QuantizeFormat;
-  /** Required for 'gptq', 'awq', 'spqr' and 'mixllm'; the others use it for eoraRank and smoothAlpha alone. */
+  /**
+   * For 'gptq', 'awq', 'spqr' and 'mixllm'; the others use it for eoraRank and smoothAlpha alone. Default: a small built-in text, with a warning in the
+   * report; text like what the model will see is better.
+   */
   readonly calibration?: CalibrationSource;
   /** Samples to use at most, 1 to 1,000,000. Default 128. */
   readonly calibrationSamples?: number;
@@ -142,7 +152,7 @@ export interface ResolvedOptions {
 
 const calibration: Rule<CalibrationSource> = (option, value) => {
   if (isCalibrationSource(value)) return value as CalibrationSource;
-  throw invalidArgument(option, 'a text, { file }, or an array of texts, token ids or conversations', value);
+  throw invalidArgument(option, 'a text, { file }, or an iterable of texts, token ids, conversations or records of them', value);
 };
 
 const lmHead: Rule<false> = (option, value) => {
@@ -193,15 +203,6 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     if (given[name] === undefined) problems.push(invalidArgument(name, 'non-empty path', undefined));
   }
   const method = checked.method ?? 'gptq';
-  if (methods[method].calibrated && given.calibration === undefined) {
-    problems.push(
-      invalidArgument(
-        'calibration',
-        `a text, { file }, or an array of texts, token ids or conversations (method '${method}' needs one, 'rtn' does not)`,
-        undefined,
-      ),
-    );
-  }
   if (!methods[method].preset && given.preset !== undefined) {
     problems.push(
       new LowbitError('INVALID_ARGUMENT', `preset is a choice of settings of 'gptq' and 'mixllm': leave it out for '${method}'`, {
@@ -242,25 +243,13 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
   };
 }
 
-/** The form only; contents are checked where they are read. An empty array has a form and fails later by its token count. */
+/** Of arrays all entries, of others the form only: they are read when they are needed. An empty array has a form and fails later by its token count. */
 function isCalibrationSource(value: unknown): boolean {
   if (typeof value === 'string') return true;
-  if (Array.isArray(value)) return value.every((sample) => typeof sample === 'string') || value.every(isTokens) || value.every(isChat);
-  return (
-    typeof value === 'object' && value !== null && Object.keys(value).length === 1 && typeof (value as { file?: unknown }).file === 'string'
-  );
-}
-
-function isTokens(sample: unknown): boolean {
-  return sample instanceof Int32Array || (Array.isArray(sample) && sample.every((token) => typeof token === 'number'));
-}
-
-function isChat(sample: unknown): boolean {
-  const isMessage = (message: unknown): boolean => {
-    const { role, content } = (message ?? {}) as Partial<CalibrationMessage>;
-    return typeof role === 'string' && typeof content === 'string';
-  };
-  return Array.isArray(sample) && sample.length > 0 && sample.every(isMessage);
+  if (Array.isArray(value)) return value.every((sample) => rawSample(sample) !== undefined);
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return false;
+  if (Symbol.iterator in value || Symbol.asyncIterator in value) return true;
+  return Object.keys(value).length === 1 && typeof (value as { file?: unknown }).file === 'string';
 }
 
 /** One error for all problems (at least one): the problem itself when it is alone, otherwise a list, with the common code or INVALID_ARGUMENT. */

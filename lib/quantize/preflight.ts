@@ -56,7 +56,10 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const candidates = quantizableWeights(plan).flatMap(({ weights }) => weights);
   const selection = selectTargets(plan, candidates, options.settings, options.dynamic, problems);
   if (methods[options.method].preset) checkGuard(selection, problems);
-  const samples = await collect(problems, async () => samplesOf(options, checkpoint, plan));
+  // What can be read only once is left alone when the run cannot start anyway.
+  const { calibration } = options;
+  const lasting = typeof calibration !== 'object' || Array.isArray(calibration) || 'file' in calibration;
+  const samples = lasting || problems.length === 0 ? await collect(problems, async () => samplesOf(options, checkpoint, plan)) : undefined;
   const targets = [...selection.targets.values()];
   checkMethodFits(options.method, options.format, targets, problems);
   const format = outputFormat(options, targets);
@@ -138,16 +141,12 @@ function planOf(checkpoint: Checkpoint): Plan {
 }
 
 async function samplesOf(options: ResolvedOptions, checkpoint: Checkpoint, plan: Plan): Promise<CalibrationSamples | undefined> {
-  const { method, settings, calibration } = options;
-  if (calibration === undefined || !calibrates(method, settings, true)) return undefined;
+  if (!calibrates(options.method, options.settings, true)) return undefined;
   const length = options.calibrationLength;
   if (length > plan.maxSeqLen)
     throw invalidArgument('calibrationLength', `at most ${plan.maxSeqLen} (the context length of the model)`, length);
-  return calibrationSamples(calibration, lazyTokenizer(checkpoint, plan), {
-    samples: options.calibrationSamples,
-    length,
-    vocabSize: plan.vocabSize,
-  });
+  const limits = { samples: options.calibrationSamples, length, vocabSize: plan.vocabSize };
+  return calibrationSamples(options.calibration, lazyTokenizer(checkpoint, plan), limits, options.signal);
 }
 
 /** Token ids need no tokenizer, so it is made at first use. */
@@ -279,6 +278,11 @@ function warningsFor(
     warnings.push(
       `The source is quantised already (${[...stored].join(', ')}): its error is part of the result and not of the errors reported here`,
     );
+  if (samples?.source === 'built-in') {
+    warnings.push(
+      'Calibration used the small built-in text, because no calibration was given: text like what the model will see gives better codes',
+    );
+  }
   if (samples !== undefined && samples.offsets.length - 1 < options.calibrationSamples) {
     warnings.push(
       `Calibration used ${samples.offsets.length - 1} samples (${samples.tokens.length} tokens) of the ${options.calibrationSamples} asked for, all there are`,

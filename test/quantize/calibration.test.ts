@@ -162,3 +162,145 @@ describe('a file', () => {
     expect(latin1.message).toBe(`The calibration file ${inside('latin1.txt')} is not UTF-8 text`);
   });
 });
+
+describe('a JSONL file', () => {
+  let directory: string;
+  beforeAll(async () => (directory = await mkdtemp(path.join(os.tmpdir(), 'lowbit-calibration-'))));
+  afterAll(() => rm(directory, { recursive: true }));
+  const write = async (lines: string | Buffer, name = 'samples.jsonl'): Promise<{ file: string }> => {
+    await writeFile(path.join(directory, name), lines);
+    return { file: path.join(directory, name) };
+  };
+
+  test('holds every form of sample, one per line', async () => {
+    const chat = [{ role: 'user', content: text(300) }];
+    const lines = [
+      { text: text(300), id: 5 },
+      '',
+      { messages: chat },
+      { prompt: text(50), completion: text(60, 50) },
+      { tokens: range(20, 9) },
+      { prompt: chat, completion: [{ role: 'assistant', content: 'x' }] },
+      text(90),
+      range(12),
+    ];
+    const content = `\ufeff${lines.map((line) => (line === '' ? '' : JSON.stringify(line))).join('\r\n')}`;
+    const samples = await calibrationSamples(await write(content), new CodeTokenizer(7), { ...limits, samples: 10 });
+    const chatIds = new CodeTokenizer().encode(`<user>${text(300)}`).slice(0, 128);
+    const expected = [[7, ...range(127)], chatIds, [7, ...range(110)], range(20, 9), chatIds, [7, ...range(90)], range(12)];
+    expect(samples).toMatchObject({ source: 'jsonl', dropped: 0 });
+    expect([...samples.tokens]).toEqual(expected.flat());
+  });
+
+  test('is read as far as needed: what is behind may be anything', async () => {
+    const good = `${JSON.stringify({ text: text(200) })}\n`.repeat(4);
+    const samples = await calibrationSamples(await write(`${good}no JSON\n`), new CodeTokenizer(), limits);
+    expect(samples.offsets).toHaveLength(5);
+    // Long enough for many pieces of the stream, split anywhere.
+    const long = await calibrationSamples(await write(good.repeat(200)), new CodeTokenizer(), { ...limits, samples: 800 });
+    expect([...long.tokens]).toEqual(Array<number[]>(800).fill(range(128)).flat());
+  });
+
+  test.each<[string, string | Buffer, string]>([
+    ['no JSON', '{"text": "a"}\n\n{"text": \n', ', line 3: not JSON: '],
+    ['no sample', '{"content": "a"}', ', line 1: expected a text, token ids, messages, or an object with text'],
+    ['two forms at once', '{"text": "a", "tokens": [1]}', ', line 1: expected a text'],
+    ['not UTF-8', Buffer.from([0x22, 0xe9, 0x22, 10]), ', line 1: not UTF-8'],
+    ['a line without end', Buffer.alloc(16 * 2 ** 20 + 2 ** 17, 0x20), ', line 1: longer than 16777216 bytes'],
+  ])('%s is refused with file and line', async (_name, content, message) => {
+    const source = await write(content, 'bad.NDJSON');
+    const error = await errorOf(calibrationSamples(source, new CodeTokenizer(), limits));
+    expect(error.code).toBe('CORRUPT_FILE');
+    expect(error.message).toContain(source.file + message);
+  });
+
+  test('a token outside the vocabulary names file and line; a missing file is IO', async () => {
+    const source = await write(`\n{"tokens": [1, 300]}`);
+    const error = await errorOf(calibrationSamples(source, new CodeTokenizer(), { ...limits, vocabSize: 300 }));
+    expect(error.message).toContain(`${source.file}, line 2[1]`);
+    expect((await errorOf(calibrationSamples({ file: path.join(directory, 'none.jsonl') }, new CodeTokenizer(), limits))).code).toBe('IO');
+  });
+});
+
+describe('an iterable', () => {
+  /** Counts what is taken and how it ends. */
+  function source(value: unknown, fail?: Error) {
+    const seen = { taken: 0, closed: 0 };
+    const generator = async function* () {
+      try {
+        for (;;) {
+          seen.taken++;
+          if (fail !== undefined && seen.taken === 3) throw fail;
+          yield value as string;
+        }
+      } finally {
+        seen.closed++;
+      }
+    };
+    return { seen, iterable: generator() };
+  }
+
+  test('is read no further than needed, and closed', async () => {
+    const { seen, iterable } = source(text(200));
+    const samples = await calibrationSamples(iterable, new CodeTokenizer(), limits);
+    expect(samples).toMatchObject({ source: 'texts', dropped: 0 });
+    expect(seen).toEqual({ taken: 4, closed: 1 });
+  });
+
+  test('may be synchronous and mixed; the same tokens have the same hash in every form', async () => {
+    const tokens = range(128);
+    const record = await calibrationSamples(new Set([{ tokens }, { tokens: [...tokens] }]), new CodeTokenizer(), limits);
+    const array = await calibrationSamples([tokens, Int32Array.from(tokens)], new CodeTokenizer(), limits);
+    expect(record.sha256).toBe(array.sha256);
+    const mixed = await calibrationSamples(new Set([text(200), tokens]), new CodeTokenizer(), limits);
+    expect(mixed).toMatchObject({ source: 'mixed', sha256: array.sha256 });
+  });
+
+  test('what it throws reaches the caller as it is', async () => {
+    const thrown = new TypeError('mine');
+    const { seen, iterable } = source(text(200), thrown);
+    await expect(calibrationSamples(iterable, new CodeTokenizer(), limits)).rejects.toBe(thrown);
+    expect(seen).toEqual({ taken: 3, closed: 1 });
+  });
+
+  test('an entry that is no sample is named, and the source closed', async () => {
+    const { seen, iterable } = source({ content: 'x' });
+    const error = await errorOf(calibrationSamples(iterable, new CodeTokenizer(), limits));
+    expect(error.code).toBe('INVALID_ARGUMENT');
+    expect(error.message).toMatch(/^Expected a text, token ids, .* for calibration\[0\]$/);
+    expect(seen.closed).toBe(1);
+  });
+
+  test('an abort is heard while the source makes us wait', async () => {
+    const controller = new AbortController();
+    const closed = jest.fn(() => Promise.resolve({ done: true as const, value: undefined }));
+    const waiting = { [Symbol.asyncIterator]: () => ({ next: () => new Promise<never>(() => undefined), return: closed }) };
+    const result = errorOf(calibrationSamples(waiting, new CodeTokenizer(), limits, controller.signal));
+    setImmediate(() => controller.abort());
+    expect((await result).code).toBe('CANCELLED');
+    expect(closed).toHaveBeenCalledTimes(1);
+  });
+
+  test('an abort ends a source of endless samples that are too short', async () => {
+    const controller = new AbortController();
+    const { seen, iterable } = source('short');
+    const result = errorOf(calibrationSamples(iterable, new CodeTokenizer(), limits, controller.signal));
+    setImmediate(() => controller.abort());
+    expect((await result).code).toBe('CANCELLED');
+    expect(seen.closed).toBe(1);
+    // Synchronous ones, too: the event loop gets its turn.
+    const other = new AbortController();
+    const endless = function* () {
+      for (;;) yield 'short';
+    };
+    const second = errorOf(calibrationSamples(endless(), new CodeTokenizer(), limits, other.signal));
+    setImmediate(() => other.abort());
+    expect((await second).code).toBe('CANCELLED');
+  });
+});
+
+test('without data the built-in text is used, for windows of any size', async () => {
+  const samples = await calibrationSamples(undefined, new CodeTokenizer(), { ...limits, samples: 128, length: 512 });
+  expect(samples.source).toBe('built-in');
+  expect(samples.offsets.length - 1).toBeGreaterThan(64);
+});

@@ -126,7 +126,7 @@ const expected: Record<string, string> = {
   report: 'one of "full", "json", "none"',
   onProgress: 'function',
   signal: 'AbortSignal',
-  calibration: 'a text, { file }, or an array of texts, token ids or conversations',
+  calibration: 'a text, { file }, or an iterable of texts, token ids, conversations or records of them',
   dynamic: 'an object of regular expressions to overrides or false',
 };
 
@@ -190,7 +190,6 @@ test('missing options are named', () => {
   expect(problemsOf({}).map(({ message }) => message)).toEqual([
     'Expected non-empty path for model but received undefined',
     'Expected non-empty path for output but received undefined',
-    "Expected a text, { file }, or an array of texts, token ids or conversations (method 'gptq' needs one, 'rtn' does not) for calibration but received undefined",
   ]);
   expect(problemsOf({ model: 'm', output: 'o', method: 'rtn' })).toEqual([]);
 });
@@ -223,12 +222,22 @@ test.each([
   ['typed tokens', [Int32Array.of(1, 2)]],
   ['chats', [[{ role: 'user', content: 'hi' }]]],
   ['empty', []],
+  [
+    'mixed forms',
+    ['a', [1], { text: 'b' }, { prompt: 'a', completion: 'b' }, { tokens: [1] }, { messages: [{ role: 'user', content: 'hi' }], id: 7 }],
+  ],
+  ['a set', new Set(['a'])],
+  ['a generator', (function* () {})()],
+  ['an asynchronous generator', (async function* () {})()],
 ])('calibration as %s', (_name, calibration) => {
   expect(problemsOf({ ...base, calibration })).toEqual([]);
 });
 
 test.each([
-  ['mixed forms', ['a', [1]]],
+  ['a record of nothing', [{}]],
+  ['a record of two forms', [{ text: 'a', tokens: [1] }]],
+  ['a prompt without completion', [{ prompt: 'a' }]],
+  ['one array of tokens that is typed', Int32Array.of(1)],
   ['a file without path', { file: 3 }],
   ['a file with more keys', { file: 'a', encoding: 'latin1' }],
   ['Float32Array tokens', [Float32Array.of(1)]],
@@ -237,7 +246,7 @@ test.each([
   ['an empty chat beside one', [[{ role: 'user', content: 'hi' }], [null]]],
 ])('calibration with %s is refused', (_name, calibration) => {
   expect(problemsOf({ ...base, calibration })[0]?.message).toMatch(
-    /^Expected a text, \{ file \}, or an array .* for calibration but received /,
+    /^Expected a text, \{ file \}, or an iterable .* for calibration but received /,
   );
 });
 
@@ -262,6 +271,6 @@ describe('several problems', () => {
 
   test('all bad options of a call are in one error', () => {
     const problems = problemsOf({ output: 'o', bits: 5, sym: 'yes', dynamic: { '(': {}, a: { bits: 6, groupSize: 3 } }, other: 1 });
-    expect(problems).toHaveLength(8);
+    expect(problems).toHaveLength(7);
   });
 });

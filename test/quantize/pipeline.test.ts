@@ -298,6 +298,18 @@ test.each(['fast', 'exact'] as const)('calibration of precision %s is what the e
   expect(report.options['calibrationPrecision']).toBe(calibrationPrecision);
 });
 
+test('without calibration the built-in text is used, and the report warns', async () => {
+  const report = await run({ calibration: undefined as never });
+  expect(report.calibration).toMatchObject({ source: 'built-in', samples: 8, tokens: 512 });
+  expect(report.warnings).toEqual([expect.stringContaining('small built-in text, because no calibration was given')]);
+});
+
+test('an iterable is left alone when the run cannot start', async () => {
+  const next = jest.fn(() => ({ done: true as const, value: undefined }));
+  await failure(run({ calibration: { [Symbol.iterator]: () => ({ next }) }, dynamic: { '.*no_such_linear': { bits: 8 } } }));
+  expect(next).not.toHaveBeenCalled();
+});
+
 test('text is tokenised by the model', async () => {
   const text = await readFile(path.join(source, 'text.txt'), 'utf8');
   const report = await run({ calibration: text, calibrationSamples: 6, calibrationLength: 100 });

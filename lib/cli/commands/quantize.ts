@@ -73,7 +73,10 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .option('--spqr-outlier-threshold <f>', 'spqr: what makes a weight an outlier (default: 0.2)', parseNumber)
     .option('--mixllm-fraction <f>', 'mixllm: share of the rows in 8 bits (default: 0.1)', parseNumber)
     .option('--damp-percent <f>', 'gptq: fraction of the mean Hessian diagonal added to it', parseNumber)
-    .option('--calibration <file>', 'gptq: text in UTF-8 like what the model will see')
+    .option(
+      '--calibration <file>',
+      'gptq: text in UTF-8, or .jsonl with a sample per line, like what the model will see (default: a small built-in text)',
+    )
     .option('--calibration-samples <n>', 'samples at most (default: 128)', parseNumber)
     .option('--calibration-length <n>', 'tokens per sample (default: 512)', parseNumber)
     .addOption(
