@@ -3,6 +3,7 @@
 
 #include "base/half.h"
 #include "part/part.h"
+#include "quantize/block_grid.h"
 
 namespace lowbit {
 
@@ -27,8 +28,15 @@ SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   o.damp_auto_increment = f.Number("dampAutoIncrement");
   o.block_size = static_cast<int>(f.Int("blockSize", 1, 1 << 20));
   o.min_tokens = f.Int("minTokens", 0, int64_t(1) << 53);
+  const std::string type = f.Has("ggufType") ? f.String("ggufType") : "";
   job.zero_offset = static_cast<int>(f.Int("zeroOffset", 0, 1));
   if (!status->ok()) return job;
+  if (!type.empty()) {
+    const Result<DType> parsed = ParseDType(type);
+    if (!parsed.ok()) *status = parsed.status();
+    if (!parsed.ok()) return job;
+    o.block_type = parsed.value();
+  }
   const Result<Method> parsed = ParseMethod(method);
   if (parsed.ok())
     job.request.method = parsed.value();
@@ -55,6 +63,15 @@ Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const Solved& s
   for (size_t i = 0; i < q.fallbacks.size(); ++i) fallbacks.Set(static_cast<uint32_t>(i), q.fallbacks[i]);
   out.Set("fallbacks", fallbacks);
 
+  if (q.block_type != DType::kF32) {
+    // Sizes and codes were checked when the engine packed these blocks; a failure here would be a bug, and an absent field says so to lib/.
+    const Result<std::vector<uint8_t>> blocks = BlocksOf("weight", q);
+    if (!blocks.ok()) return out;
+    Napi::Uint8Array bytes = Napi::Uint8Array::New(env, blocks.value().size());
+    std::copy(blocks.value().begin(), blocks.value().end(), bytes.Data());
+    out.Set("blocks", bytes);
+    return out;
+  }
   const size_t bits = static_cast<size_t>(q.bits);
   Napi::Int32Array qweight = Napi::Int32Array::New(env, k * bits / 32 * n);
   Napi::Int32Array qzeros = Napi::Int32Array::New(env, groups * (n * bits / 32));

@@ -238,6 +238,7 @@ export function usedOptions(options: ResolvedOptions): Record<string, unknown> {
     method,
     preset,
     format,
+    ggufType,
     settings,
     calibrationSamples,
     calibrationLength,
@@ -247,7 +248,9 @@ export function usedOptions(options: ResolvedOptions): Record<string, unknown> {
     threads,
     maxShardBytes,
   } = options;
-  const shared = { method, format, ...settings, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
+  const { bits, groupSize, sym, ...rest } = settings;
+  const grid = format === 'gguf' ? { ggufType } : { bits, groupSize, sym };
+  const shared = { method, format, ...grid, ...rest, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
   if (method === 'gptq') return { ...shared, preset, calibrationSamples, calibrationLength, calibrationPrecision, tokenWeights };
   return Object.fromEntries(Object.entries(shared).filter(([name]) => !gptqSettings.includes(name as keyof SolveSettings)));
 }
