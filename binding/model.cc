@@ -1,5 +1,6 @@
 // binding/: loadModel, modelInfo, disposeModel, exportWeight, exportVector, solveWeight.
 #include "base/half.h"
+#include "engine/encode_weight.h"
 #include "exports.h"
 #include "fields.h"
 #include "handles.h"

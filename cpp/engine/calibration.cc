@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstring>
 
-#include "part/gguf_encode.h"
 #include "quantize/block_grid.h"
 
 namespace lowbit {
@@ -297,35 +296,6 @@ Result<Solved> SolveWeight(Model& model, int weight, Method method, const Quanti
   if (weight < 0 || weight >= static_cast<int>(model.plan().weights.size()))
     return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
   return SolveAndReplace(model, weight, method, HessianView(), options);
-}
-
-Result<EncodedWeight> EncodeWeight(Model& model, int weight, DType dtype) {
-  if (weight < 0 || weight >= static_cast<int>(model.plan().weights.size()))
-    return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
-  const WeightShape& shape = model.plan().weights[static_cast<size_t>(weight)];
-  LOWBIT_ASSIGN_OR_RETURN(const std::vector<float> dense, model.DenseWeight(weight));
-  EncodedWeight encoded;
-  if (FindBlockType(dtype) == nullptr) {
-    LOWBIT_RETURN_IF_ERROR(EncodeDense(shape.name.c_str(), dtype, dense, &encoded.bytes));
-    std::vector<float> back(dense.size());
-    LOWBIT_RETURN_IF_ERROR(DecodeGguf(dtype, encoded.bytes.data(), static_cast<int64_t>(dense.size()), back.data()));
-    double error = 0, norm = 0;
-    for (size_t i = 0; i < dense.size(); ++i) {
-      const double rest = double(dense[i]) - double(back[i]);
-      error += rest * rest;
-      norm += double(dense[i]) * double(dense[i]);
-    }
-    encoded.error = norm > 0 ? error / norm : 0;
-    return encoded;
-  }
-  QuantizeOptions options;
-  options.block_type = dtype;
-  options.mse = 2;
-  LOWBIT_ASSIGN_OR_RETURN(const QuantizedLinear linear, Quantize(Method::kRtn, shape.name.c_str(), dense, shape.n, shape.k, HessianView(),
-                                                                 options, model.kernels(), model.pool()));
-  LOWBIT_ASSIGN_OR_RETURN(encoded.bytes, BlocksOf(shape.name.c_str(), linear));
-  encoded.error = linear.error;
-  return encoded;
 }
 
 }  // namespace lowbit

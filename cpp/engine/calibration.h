@@ -43,14 +43,6 @@ struct CalibrationStop {
   bool finished = false;     // the last block's end
 };
 
-// A weight of the model as a GGUF file stores it: dense types exactly or rounded once, block types rounded on grids chosen by range search
-// (quantize/block_grid.h). error: squared, relative to the squared norm of the weight as the model holds it.
-struct EncodedWeight {
-  std::vector<uint8_t> bytes;
-  double error = 0;
-};
-Result<EncodedWeight> EncodeWeight(Model& model, int weight, DType dtype);
-
 struct SolveRequest {
   int weight = 0;
   Method method = Method::kGptq;

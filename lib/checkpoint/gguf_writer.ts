@@ -98,12 +98,30 @@ export class GgufWriter {
 
   /** @param data little-endian bytes of the whole tensor. @throws {LowbitError} INVALID_ARGUMENT; IO */
   async write(name: string, data: ArrayBufferView): Promise<void> {
-    const place = this.places.get(name);
-    if (place === undefined) throw invalidArgument('name', 'one of the tensors given at the start', name);
-    if (place.written) throw new LowbitError('INVALID_ARGUMENT', `The tensor "${name}" was written already`, { tensor: name });
+    const place = this.placeOf(name);
     if (data.byteLength !== place.bytes) throw invalidArgument(`data of "${name}"`, `${place.bytes} bytes`, data.byteLength);
     await this.put(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), place.offset);
     place.written = true;
+  }
+
+  /** The same from pieces in order. @throws {LowbitError} INVALID_ARGUMENT when they are not as many bytes as the tensor has; IO; what `pieces` throws */
+  async writePieces(name: string, pieces: AsyncIterable<ArrayBufferView>): Promise<void> {
+    const place = this.placeOf(name);
+    let done = 0;
+    for await (const { buffer, byteOffset, byteLength } of pieces) {
+      if (done + byteLength > place.bytes) throw invalidArgument(`data of "${name}"`, `${place.bytes} bytes`, done + byteLength);
+      await this.put(new Uint8Array(buffer, byteOffset, byteLength), place.offset + done);
+      done += byteLength;
+    }
+    if (done !== place.bytes) throw invalidArgument(`data of "${name}"`, `${place.bytes} bytes`, done);
+    place.written = true;
+  }
+
+  private placeOf(name: string): Place {
+    const place = this.places.get(name);
+    if (place === undefined) throw invalidArgument('name', 'one of the tensors given at the start', name);
+    if (place.written) throw new LowbitError('INVALID_ARGUMENT', `The tensor "${name}" was written already`, { tensor: name });
+    return place;
   }
 
   /** Closes the complete file. @returns its bytes. @throws {LowbitError} INTERNAL when a tensor is missing; IO */

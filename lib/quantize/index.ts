@@ -25,6 +25,8 @@ export type {
   QuantizeProgress,
   ReportFiles,
 } from './options';
+export { convert, type ConvertedTensor, type ConvertOptions, type ConvertReport, type ConvertType } from './convert';
+export type { BlockType, GgufType } from './gguf_types';
 export type { DynamicOverrides, DynamicRules } from './dynamic';
 export type { SolveSettings } from './settings';
 export type { LinearReport, QuantizeReport, SizePoint } from './report';

@@ -93,7 +93,7 @@ export async function writeDense(
 }
 
 /** The bytes of a tensor in pieces: an embedding can be larger than everything else in memory. */
-async function* readTensor(
+export async function* readTensor(
   tensor: DenseTensor,
   { checkpoint, model, signal }: DenseRun,
   onProgress: (bytes: number) => void,

@@ -74,7 +74,7 @@ async function openGguf(file: string, type: GgufType, source: OutputSource): Pro
         solved.get(target.weight) as string,
         reordered(blocks?.data ?? new Uint8Array(), rowOrder(architecture, plan, target.name, target.n)),
       ),
-    addDense: (tensor, data) => writer.write(tensor.name, data),
+    addDense: (tensor, pieces) => writer.writePieces(tensor.name, pieces),
     finish: () => writer.finish(),
     abort: () => writer.abort(),
   };
