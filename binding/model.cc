@@ -1,5 +1,6 @@
 // binding/: loadModel, modelInfo, disposeModel, exportWeight, exportVector, solveWeight.
 #include "base/half.h"
+#include "engine/encode_weight.h"
 #include "exports.h"
 #include "fields.h"
 #include "handles.h"
@@ -102,6 +103,45 @@ Napi::Value ExportWeight(const Napi::CallbackInfo& info) {
   return StartJob(env, std::move(job));
 }
 
+Napi::Value EncodeOne(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Status status;
+  const auto state = UnwrapHandle<ModelState>(info[0], &status);
+  if (status.ok() && state->disposed) status = Disposed();
+  if (status.ok() && (!info[1].IsNumber() || !info[2].IsString()))
+    status = Error(Code::kInvalidArgument, "Expected a weight number and a type");
+  DType dtype = DType::kF32;
+  if (status.ok()) {
+    const Result<DType> parsed = ParseDType(info[2].As<Napi::String>().Utf8Value());
+    if (parsed.ok())
+      dtype = parsed.value();
+    else
+      status = parsed.status();
+  }
+  if (!status.ok()) return Reject(env, status);
+  const int weight = info[1].As<Napi::Number>().Int32Value();
+  auto encoded = std::make_shared<EncodedWeight>();
+  ++state->busy;
+  JobSpec job;
+  job.worker = state->worker;
+  job.control = info[3];
+  job.keep = {info[0]};
+  job.work = [state, weight, dtype, encoded](const Progress&) -> Status {
+    LOWBIT_ASSIGN_OR_RETURN(*encoded, EncodeWeight(*state->model, weight, dtype));
+    return Status::Ok();
+  };
+  job.result = [encoded](Napi::Env e) -> Napi::Value {
+    Napi::Object out = Napi::Object::New(e);
+    Napi::Uint8Array bytes = Napi::Uint8Array::New(e, encoded->bytes.size());
+    std::copy(encoded->bytes.begin(), encoded->bytes.end(), bytes.Data());
+    out.Set("bytes", bytes);
+    out.Set("error", encoded->error);
+    return out;
+  };
+  job.finally = [state] { --state->busy; };
+  return StartJob(env, std::move(job));
+}
+
 Napi::Value ExportVector(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Status status;
@@ -153,6 +193,7 @@ void ExportModel(Napi::Env env, Napi::Object exports) {
   exports.Set("modelInfo", Napi::Function::New(env, ModelInfo));
   exports.Set("disposeModel", Napi::Function::New(env, DisposeModel));
   exports.Set("exportWeight", Napi::Function::New(env, ExportWeight));
+  exports.Set("encodeWeight", Napi::Function::New(env, EncodeOne));
   exports.Set("exportVector", Napi::Function::New(env, ExportVector));
   exports.Set("solveWeight", Napi::Function::New(env, SolveOne));
 }

@@ -57,8 +57,15 @@ SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   o.block_size = static_cast<int>(f.Int("blockSize", 1, 1 << 20));
   o.min_tokens = f.Int("minTokens", 0, int64_t(1) << 53);
   ReadMethodOptions(f, &job.request.options);
+  const std::string type = f.Has("ggufType") ? f.String("ggufType") : "";
   job.zero_offset = static_cast<int>(f.Int("zeroOffset", 0, 1));
   if (!status->ok()) return job;
+  if (!type.empty()) {
+    const Result<DType> parsed = ParseDType(type);
+    if (!parsed.ok()) *status = parsed.status();
+    if (!parsed.ok()) return job;
+    o.block_type = parsed.value();
+  }
   const Result<Method> parsed = ParseMethod(method);
   if (parsed.ok())
     job.request.method = parsed.value();
@@ -72,6 +79,11 @@ Result<SolveOutput> MakeOutput(const SolveJob& job, Solved solved) {
   out.seconds = solved.seconds;
   out.tokens = solved.tokens;
   out.linear = std::move(solved.linear);
+  if (!solved.blocks.empty()) {
+    out.grid = std::move(solved.grid);
+    out.blocks = std::move(solved.blocks);
+    return out;
+  }
   const std::string name = Format("weight %d", job.request.weight);
   LOWBIT_ASSIGN_OR_RETURN(out.grid, AsGptq(name.c_str(), out.linear));
   out.linear.affine.clear();
@@ -104,6 +116,12 @@ Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const SolveOutp
   for (size_t i = 0; i < linear.fallbacks.size(); ++i) fallbacks.Set(static_cast<uint32_t>(i), linear.fallbacks[i]);
   out.Set("fallbacks", fallbacks);
 
+  if (!output.blocks.empty()) {
+    Napi::Uint8Array bytes = Napi::Uint8Array::New(env, output.blocks.size());
+    std::copy(output.blocks.begin(), output.blocks.end(), bytes.Data());
+    out.Set("blocks", bytes);
+    return out;
+  }
   Napi::Int32Array qweight = Napi::Int32Array::New(env, output.qweight.size());
   Napi::Int32Array qzeros = Napi::Int32Array::New(env, output.qzeros.size());
   std::copy(output.qweight.begin(), output.qweight.end(), qweight.Data());

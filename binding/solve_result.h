@@ -21,6 +21,8 @@ struct SolveOutput {
   LinearParts linear;  // without codes, which have become the words below
   QuantizedLinear grid;
   std::vector<int32_t> qweight, qzeros;
+  std::vector<uint8_t> blocks;  // of a GGUF type, in place of the words
+  int64_t tokens = 0;
   double seconds = 0;
 };
 

@@ -7,6 +7,7 @@ export {
   Context,
   LowbitError,
   Model,
+  convert,
   engineInfo,
   evaluate,
   inspect,

@@ -186,6 +186,8 @@ export interface SolveOptions {
   readonly eoraRank: number;
   /** What the stored zero points are less by: 1 writes v1 words ("gptq"), 0 writes v2 words ("gptq_v2"). */
   readonly zeroOffset: 0 | 1;
+  /** Codes on the grid of this GGUF block type, which decides bits, group size and symmetry. Absent: a grid of those three. */
+  readonly ggufType?: string;
 }
 
 export interface SolveResult {
@@ -207,6 +209,8 @@ export interface SolveResult {
   readonly qzeros: Int32Array;
   readonly scales: Uint16Array;
   readonly gIdx: Int32Array;
+  /** In their place with SolveOptions.ggufType: the blocks, in the row order of Hugging Face. */
+  readonly blocks?: Uint8Array;
 }
 
 export interface NativeBinding {
@@ -273,6 +277,16 @@ export interface NativeBinding {
     rows: { readonly begin: number; readonly end: number },
     control: JobControl,
   ): Promise<Uint16Array>;
+  /**
+   * A weight [n, k] as a GGUF file stores it, in Hugging Face row order: F32, F16, BF16, or a block type, rounded on grids whose ranges are searched.
+   * error: squared, relative to the squared norm of the weight.
+   */
+  encodeWeight(
+    model: ModelHandle,
+    weight: number,
+    dtype: string,
+    control: JobControl,
+  ): Promise<{ readonly bytes: Uint8Array; readonly error: number }>;
   /** A vector as the engine holds it: f32 [length], addend included. */
   exportVector(model: ModelHandle, vector: number): Float32Array;
 

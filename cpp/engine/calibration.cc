@@ -5,12 +5,31 @@
 #include <chrono>
 #include <cstring>
 
+#include "quantize/block_grid.h"
 #include "quantize/pack_parts.h"
 
 namespace lowbit {
 namespace {
 
 constexpr int kCopyRows = 32;  // rows per task when states are saved and restored: about 100 KB
+
+// Codes on the grid of a GGUF block type: the blocks are what is stored and what the engine runs on.
+Result<Part> SolveBlocks(Method method, const WeightShape& shape, const std::vector<float>& dense, const HessianView& hessian,
+                         const QuantizeOptions& options, Model& model, Solved* solved) {
+  const char* name = shape.name.c_str();
+  LOWBIT_ASSIGN_OR_RETURN(QuantizedLinear q,
+                          Quantize(method, name, dense, shape.n, shape.k, hessian, options, model.kernels(), model.pool()));
+  LOWBIT_ASSIGN_OR_RETURN(solved->blocks, BlocksOf(name, q));
+  solved->linear.n = q.n;
+  solved->linear.k = q.k;
+  solved->linear.error = q.error;
+  solved->linear.damp_percent = q.damp_percent;
+  solved->linear.dead_columns = q.dead_columns;
+  solved->linear.fallbacks = std::move(q.fallbacks);
+  q.codes = {};
+  solved->grid = std::move(q);
+  return PackGguf(name, options.block_type, solved->blocks.data(), shape.n, shape.k, {});
+}
 
 Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const HessianView& hessian, const PartsOptions& options) {
   const auto start = std::chrono::steady_clock::now();
@@ -19,9 +38,15 @@ Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const He
   LayerStatistics stats;
   stats.hessian = hessian;
   Solved solved;
-  LOWBIT_ASSIGN_OR_RETURN(
-      solved.linear, QuantizeParts(method, shape.name.c_str(), dense, shape.n, shape.k, stats, options, model.kernels(), model.pool()));
-  LOWBIT_ASSIGN_OR_RETURN(std::vector<Part> parts, PackParts(shape.name.c_str(), solved.linear));
+  std::vector<Part> parts;
+  if (options.base.block_type != DType::kF32) {
+    LOWBIT_ASSIGN_OR_RETURN(Part part, SolveBlocks(method, shape, dense, hessian, options.base, model, &solved));
+    parts.push_back(std::move(part));
+  } else {
+    LOWBIT_ASSIGN_OR_RETURN(
+        solved.linear, QuantizeParts(method, shape.name.c_str(), dense, shape.n, shape.k, stats, options, model.kernels(), model.pool()));
+    LOWBIT_ASSIGN_OR_RETURN(parts, PackParts(shape.name.c_str(), solved.linear));
+  }
   if (model.in_memory(weight)) model.ReplaceWeight(weight, std::move(parts));
   solved.tokens = hessian.tokens;
   solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

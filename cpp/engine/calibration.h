@@ -51,8 +51,10 @@ struct SolveRequest {
 };
 
 struct Solved {
-  LinearParts linear;
-  int64_t tokens = 0;  // rows in its Hessian; of an expert, those routed to it
+  LinearParts linear;           // without codes where there are blocks
+  std::vector<uint8_t> blocks;  // of QuantizeOptions::block_type, when that is one
+  QuantizedLinear grid;         // what the blocks hold, without codes
+  int64_t tokens = 0;           // rows in its Hessian; of an expert, those routed to it
   double seconds = 0;
 };
 

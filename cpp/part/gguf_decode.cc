@@ -174,7 +174,9 @@ void DecodeIQ4NL(const uint8_t* block, uint8_t* codes, float* scales, float*) {
 void DecodeTQ10(const uint8_t* block, uint8_t* codes, float* scales, float* minima) {
   scales[0] = HalfAt(block + 52);
   minima[0] = -scales[0];
-  const struct { int offset, width, digits; } runs[] = {{0, 32, 5}, {32, 16, 5}, {48, 4, 4}};
+  const struct {
+    int offset, width, digits;
+  } runs[] = {{0, 32, 5}, {32, 16, 5}, {48, 4, 4}};
   for (const auto& run : runs) {
     for (int t = 0, power = 1; t < run.digits; ++t, power *= 3) {
       for (int m = 0; m < run.width; ++m) *codes++ = static_cast<uint8_t>((block[run.offset + m] * power & 255) * 3 >> 8);

@@ -18,9 +18,10 @@ Status Expected(const char* what, const char* option, double received) {
 }
 
 Status CheckOptions(Method method, const QuantizeOptions& options) {
-  if (options.bits != 2 && options.bits != 3 && options.bits != 4 && options.bits != 8)
+  const bool own_grid = options.block_type == DType::kF32;  // a block type has decided bits and group_size
+  if (own_grid && options.bits != 2 && options.bits != 3 && options.bits != 4 && options.bits != 8)
     return Expected("2, 3, 4 or 8", "bits", options.bits);
-  if (options.group_size != 32 && options.group_size != 64 && options.group_size != 128 && options.group_size != -1)
+  if (own_grid && options.group_size != 32 && options.group_size != 64 && options.group_size != 128 && options.group_size != -1)
     return Expected("32, 64, 128 or -1 (the whole row)", "group_size", options.group_size);
   if (!(options.mse == 0 || (options.mse >= 1 && options.mse <= 8))) return Expected("0 or a number between 1 and 8", "mse", options.mse);
   if (!NeedsHessian(method) || method == Method::kAwq) return Status::Ok();  // the rest is of the solve

@@ -46,7 +46,7 @@ struct Chunk {
       for (int r = 0; r < kGridRows; ++r) {
         const size_t grid = size_t(row0 + std::min(r, rows - 1)) * q.groups + g, at = g * kLine + r;
         scales[at] = q.scales[grid];
-        lowest[at] = -static_cast<float>(q.zeros[grid]);
+        lowest[at] = q.minima.empty() ? -static_cast<float>(q.zeros[grid]) : 0;
         highest[at] = qmax + lowest[at];
       }
     }
@@ -61,7 +61,8 @@ struct Chunk {
           const size_t at = q.GroupOf(c) * kLine + r;
           const float code = static_cast<float>(q.codes[row * q.k + c]) + lowest[at];
           codes[c * kLine + r] = code;
-          rest[i * kLine + r] = w[row * q.k + c] - scales[at] * code;
+          const float minimum = q.minima.empty() ? 0 : q.minima[row * q.groups + q.GroupOf(c)];
+          rest[i * kLine + r] = w[row * q.k + c] - (scales[at] * code + minimum);
         }
       }
       tiles.Multiply(set, 0, q.k, rest, pull, true, kernels);
@@ -96,6 +97,7 @@ struct Chunk {
     int changes = 0;
     for (int r = 0; r < kGridRows; ++r) {
       const float scale = scales[group + r];
+      // A scale of 0 (block grids) makes this infinite or NaN, which the bounds below turn into some code; all are equal then.
       float best = code[r] + ((fall[r] * inverse / scale + kRound) - kRound);
       best = best > lowest[group + r] ? best : lowest[group + r];  // NaN becomes the lowest code
       best = best < highest[group + r] ? best : highest[group + r];

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 
+#include "part/gguf_encode.h"
+#include "quantize/block_grid.h"
 #include "quantize/checks.h"
 #include "quantize/coordinate_descent.h"
 #include "quantize/damping.h"
@@ -28,13 +30,22 @@ std::vector<int32_t> SolvingOrder(const QuantizeOptions& options, int group_size
 // GPTQ's error is not below that of rounding row by row (2 bit, natural order): rows that rounding serves better take its codes.
 Status GuardRows(const GptqProblem& problem, const QuantizeOptions& options, const HessianView& hessian, const KernelTable& kernels,
                  Pool& pool, QuantizedLinear* q) {
-  LOWBIT_ASSIGN_OR_RETURN(QuantizedLinear rtn, QuantizeRtn(problem.w, q->n, q->k, options, problem.importance, pool));
+  QuantizedLinear rtn;
+  if (problem.fixed_grids) {
+    rtn = *q;
+    RoundOnGrids(problem.w, pool, &rtn);
+  } else {
+    LOWBIT_ASSIGN_OR_RETURN(rtn, QuantizeRtn(problem.w, q->n, q->k, options, problem.importance, pool));
+  }
   LOWBIT_ASSIGN_OR_RETURN(const RowErrors solved, ErrorsOfRows(*q, problem.w, hessian, kernels, pool));
   LOWBIT_ASSIGN_OR_RETURN(const RowErrors rounded, ErrorsOfRows(rtn, problem.w, hessian, kernels, pool));
   for (size_t r = 0; r < size_t(q->n); ++r) {
     if (!(rounded.error[r] < solved.error[r])) continue;
     const size_t codes = r * q->k, grids = r * q->groups;
-    for (int c = 0; c < q->k; ++c) q->codes[codes + c] = problem.dead[c] ? rtn.zeros[grids + c / q->group_size] : rtn.codes[codes + c];
+    for (int c = 0; c < q->k; ++c) {
+      if (problem.fixed_grids && problem.dead[c]) continue;  // its code stands for zero on the same grid
+      q->codes[codes + c] = problem.dead[c] ? rtn.zeros[grids + c / q->group_size] : rtn.codes[codes + c];
+    }
     std::copy_n(rtn.scales.begin() + grids, q->groups, q->scales.begin() + grids);
     std::copy_n(rtn.zeros.begin() + grids, q->groups, q->zeros.begin() + grids);
     ++q->guarded_rows;
@@ -78,12 +89,16 @@ Result<QuantizedLinear> QuantizeGptq(std::span<const float> w, int n, int k, con
                             options.static_groups,
                             options.desc_act && !options.static_groups,
                             options.block_size,
-                            options.hessian_mse ? diagonal.values.data() : nullptr};
+                            options.hessian_mse ? diagonal.values.data() : nullptr,
+                            options.block_type != DType::kF32};
+  // Super-scales are shared by groups and stay as they were chosen.
+  const bool refit = options.refit_scales && (!problem.fixed_grids || !FindBlockType(options.block_type)->coded);
 
   QuantizedLinear q;
   const auto solve = [&](Block u) -> Result<double> {
     LOWBIT_ASSIGN_OR_RETURN(const PackedFactor factor, PackedFactor::Pack(std::move(u), k, options.block_size));
     q = EmptyResult(n, k, options);
+    if (problem.fixed_grids) FitBlockGrids(w, diagonal.dead.data(), problem.importance, options.mse > 0, pool, &q);
     return SolveGptq(problem, factor, kernels, pool, &q);
   };
   LOWBIT_ASSIGN_OR_RETURN(const DampedSolve damped, SolveDamped(hessian, diagonal, order, options, kernels, pool, solve));
@@ -93,10 +108,10 @@ Result<QuantizedLinear> QuantizeGptq(std::span<const float> w, int n, int k, con
   if (options.row_guard) LOWBIT_RETURN_IF_ERROR(GuardRows(problem, options, hessian, kernels, pool, &q));
   // Scales for the codes, codes for those scales, and scales for those codes: each lowers the error.
   if (options.sweeps > 0) {
-    if (options.refit_scales) LOWBIT_RETURN_IF_ERROR(RefitScales(&q, w, hessian, kernels, pool).status());
+    if (refit) LOWBIT_RETURN_IF_ERROR(RefitScales(&q, w, hessian, kernels, pool).status());
     LOWBIT_RETURN_IF_ERROR(DescendCodes(&q, w, hessian, options.sweeps, kernels, pool).status());
   }
-  if (options.refit_scales) {
+  if (refit) {
     LOWBIT_ASSIGN_OR_RETURN(q.refitted_rows, RefitScales(&q, w, hessian, kernels, pool));
   }
   LOWBIT_ASSIGN_OR_RETURN(q.error, RelativeError(q, w, hessian, kernels, pool));

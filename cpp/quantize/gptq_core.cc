@@ -29,6 +29,7 @@ struct Task {
   float* scales;   // [groups] as stored
   float* fitted;   // [groups] as codes are chosen by, before rounding
   float* zeros;    // [groups]
+  float* minima;   // [groups] of grids that have them, in place of zeros
   uint8_t* codes;  // [k]
 
   void LoadWeights() {
@@ -53,13 +54,25 @@ struct Task {
     }
   }
 
+  // Grids that q brought along. Lanes beyond the last row repeat it.
+  void LoadGrids() {
+    for (int group = 0; group < q->groups; ++group) {
+      for (int r = 0; r < kGridRows; ++r) {
+        const size_t from = size_t(row0 + std::min(r, rows - 1)) * q->groups + group, at = size_t(group) * kGridRows + r;
+        scales[at] = fitted[at] = q->scales[from];
+        zeros[at] = static_cast<float>(q->zeros[from]);
+        minima[at] = q->minima.empty() ? 0 : q->minima[from];
+      }
+    }
+  }
+
   // Solves step p = i1 + i of the block, whose column has received all updates. Adds to loss[kGridRows].
   void SolveColumn(int i1, int i, double* loss) {
     const int p = i1 + i, group = (problem.groups_by_step ? p : problem.order[p]) / q->group_size;
     float* scale = scales + size_t(group) * kGridRows;
     float* zero = zeros + size_t(group) * kGridRows;
     float* fit = fitted + size_t(group) * kGridRows;
-    if (!problem.static_groups && p % q->group_size == 0) {
+    if (!problem.static_groups && !problem.fixed_grids && p % q->group_size == 0) {
       // As in the reference code the grid is fitted on W, not on the block's copy: a group that starts inside a block
       // does not see the updates of that block. Fitting on fresh values is not better in general (late groups widen).
       FitGrid(weights + size_t(p) * kGridRows, std::min(q->group_size, q->k - p), problem.rule, scale, zero, fit,
@@ -68,7 +81,10 @@ struct Task {
     float* w = block + size_t(i) * kGridRows;
     float* error = errors + size_t(i) * kGridRows;
     float w_hat[kGridRows];
-    QuantizeColumn(w, fit, problem.rule.classic ? fit : scale, zero, problem.rule.bits, codes + size_t(p) * kGridRows, w_hat);
+    if (q->minima.empty())
+      QuantizeColumn(w, fit, problem.rule.classic ? fit : scale, zero, problem.rule.bits, codes + size_t(p) * kGridRows, w_hat);
+    else
+      QuantizeAffineColumn(w, scale, minima + size_t(group) * kGridRows, problem.rule.bits, codes + size_t(p) * kGridRows, w_hat);
     const float pivot = factor.Square(i1)[size_t(i) * factor.Rows(i1) + i];
     for (int r = 0; r < kGridRows; ++r) {
       error[r] = (w_hat[r] - w[r]) / pivot;
@@ -78,7 +94,10 @@ struct Task {
 
   double Solve() {
     const int k = q->k;
-    if (problem.static_groups) FitStaticGroups();
+    if (problem.fixed_grids)
+      LoadGrids();
+    else if (problem.static_groups)
+      FitStaticGroups();
     LoadWeights();
     double loss[kGridRows] = {};
     for (int i1 = 0; i1 < k; i1 += problem.block_size) {
@@ -116,7 +135,7 @@ struct Task {
     for (int r = 0; r < rows; ++r) {
       uint8_t* out = q->codes.data() + size_t(row0 + r) * k;
       for (int p = 0; p < k; ++p) out[problem.order[p]] = codes[size_t(p) * kGridRows + r];
-      for (int group = 0; group < q->groups; ++group) {
+      for (int group = 0; group < q->groups && !problem.fixed_grids; ++group) {
         q->scales[size_t(row0 + r) * q->groups + group] = scales[size_t(group) * kGridRows + r];
         q->zeros[size_t(row0 + r) * q->groups + group] = static_cast<uint8_t>(zeros[size_t(group) * kGridRows + r]);
       }
@@ -157,7 +176,7 @@ Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor,
                          QuantizedLinear* q) {
   const int chunks = (q->n + kGridRows - 1) / kGridRows;
   const size_t line = kGridRows, block = std::min(problem.block_size, q->k);
-  const size_t floats = line * (q->k + 2 * block + 3 * size_t(q->groups));
+  const size_t floats = line * (q->k + 2 * block + 4 * size_t(q->groups));
   const size_t task_bytes = floats * sizeof(float) + line * q->k;
   LOWBIT_ASSIGN_OR_RETURN(Block scratch, Block::Allocate(task_bytes * pool.threads(), MemoryClass::kScratch, "GPTQ row chunks"));
   std::vector<float> importance;  // by step
@@ -178,13 +197,15 @@ Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor,
               nullptr,
               nullptr,
               nullptr,
+              nullptr,
               nullptr};
     task.block = task.weights + line * q->k;
     task.errors = task.block + line * block;
     task.scales = task.errors + line * block;
     task.fitted = task.scales + line * q->groups;
     task.zeros = task.fitted + line * q->groups;
-    task.codes = reinterpret_cast<uint8_t*>(task.zeros + line * q->groups);
+    task.minima = task.zeros + line * q->groups;
+    task.codes = reinterpret_cast<uint8_t*>(task.minima + line * q->groups);
     losses[chunk] = task.Solve();
     task.Store();
   });

@@ -40,10 +40,11 @@ struct GptqProblem {
   bool groups_by_step = false;  // group of a column = its step / group_size (desc_act), else its original place
   int block_size = 128;
   const float* importance = nullptr;  // [k] of the range search, by original column; null = none
+  bool fixed_grids = false;           // scales and zeros or minima of q are filled and stay; rule only says how many bits
 };
 
-// Fills codes, scales and zeros of q (EmptyResult), not g_idx. Returns the sum of squared scaled errors, which equals
-// tr((W-Q) H_damped (W-Q)^T) up to rounding; NaN or infinity tell that the solve broke down.
+// Fills codes, scales and zeros of q (EmptyResult; only codes with fixed_grids), not g_idx. Returns the sum of squared scaled errors, which
+// equals tr((W-Q) H_damped (W-Q)^T) up to rounding; NaN or infinity tell that the solve broke down.
 Result<double> SolveGptq(const GptqProblem& problem, const PackedFactor& factor, const KernelTable& kernels, Pool& pool,
                          QuantizedLinear* q);
 

@@ -151,6 +151,18 @@ void QuantizeColumn(const float* w, const float* fitted, const float* scale, con
   }
 }
 
+void QuantizeAffineColumn(const float* w, const float* scale, const float* minimum, int bits, uint8_t* codes, float* w_hat) {
+  const float qmax = static_cast<float>((1 << bits) - 1);
+  for (int r = 0; r < kGridRows; ++r) {
+    float q = (w[r] - minimum[r]) / scale[r];
+    q = q > 0 ? q : 0;  // NaN becomes code 0
+    q = q < qmax ? q : qmax;
+    q = RoundHalfEven(q);
+    codes[r] = static_cast<uint8_t>(static_cast<int32_t>(q));
+    w_hat[r] = scale[r] * q + minimum[r];
+  }
+}
+
 void LoadTile(const float* w, int k, int rows, const int32_t* columns, int first, int count, float* tile) {
   constexpr int kBlock = 128;  // lines of the tile written at a time: 32 KiB
   for (int c0 = 0; c0 < count; c0 += kBlock) {

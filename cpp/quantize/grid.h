@@ -38,6 +38,9 @@ void FitGrid(const float* tile, int columns, const GridRule& rule, float* scale,
 // One column of kGridRows weights onto the grids: codes by the fitted scale, w_hat by the stored one; w_hat may be w.
 void QuantizeColumn(const float* w, const float* fitted, const float* scale, const float* zero, int bits, uint8_t* codes, float* w_hat);
 
+// The same for w_hat = scale * code + minimum, scale at least 0; where it is 0 every code is as good.
+void QuantizeAffineColumn(const float* w, const float* scale, const float* minimum, int bits, uint8_t* codes, float* w_hat);
+
 // Copies columns columns[0..count) (or first..first+count when columns is null) of up to kGridRows rows of row-major
 // w[][k] into a tile; lanes beyond `rows` become zero.
 void LoadTile(const float* w, int k, int rows, const int32_t* columns, int first, int count, float* tile);

@@ -1,6 +1,7 @@
 // quantize/method: the list of methods, and the inverse of Quantize.
 #include "quantize/method.h"
 
+#include "part/gguf_encode.h"
 #include "quantize/checks.h"
 #include "quantize/gptq.h"
 
@@ -50,10 +51,11 @@ Result<Method> ParseMethod(const std::string& name) {
 }
 
 Result<QuantizedLinear> Quantize(Method method, const char* name, std::span<const float> w, int n, int k, const HessianView& hessian,
-                                 const QuantizeOptions& options, const KernelTable& kernels, Pool& pool) {
+                                 const QuantizeOptions& given, const KernelTable& kernels, Pool& pool) {
   if (!MakesOneGrid(method))
     return Error(Code::kUnsupported, "Method %s makes more than codes on one grid of %s: its result goes into lowbit's own container",
                  MethodName(method), name);
+  LOWBIT_ASSIGN_OR_RETURN(const QuantizeOptions options, WithBlockType(name, given, k));
   LOWBIT_RETURN_IF_ERROR(CheckOptions(method, options));
   LOWBIT_RETURN_IF_ERROR(CheckShapes(method, name, w, n, k, hessian));
   LOWBIT_RETURN_IF_ERROR(CheckWeights(name, w, n, k, kernels));
@@ -68,11 +70,30 @@ Result<QuantizedLinear> Quantize(Method method, const char* name, std::span<cons
   return Error(Code::kInternal, "no implementation of method %s", MethodName(method));
 }
 
+Result<QuantizeOptions> WithBlockType(const char* name, const QuantizeOptions& options, int k) {
+  if (options.block_type == DType::kF32) return options;
+  const BlockType* type = FindBlockType(options.block_type);
+  const DTypeInfo& info = Info(options.block_type);
+  if (type == nullptr) return Error(Code::kInvalidArgument, "Blocks of %s are read but not written", info.name);
+  if (k % info.block_values != 0)
+    return Error(Code::kInvalidArgument, "%s has %d columns, but a row of %s holds a multiple of %d", name, k, info.name,
+                 info.block_values);
+  QuantizeOptions whole = options;
+  whole.bits = type->bits;
+  whole.group_size = type->group_size;
+  whole.sym = !type->has_minimum;
+  whole.static_groups = true;
+  whole.classic = false;
+  return whole;
+}
+
 void Dequantize(const QuantizedLinear& q, std::span<float> out) {
   for (size_t row = 0; row < size_t(q.n); ++row) {
     for (int c = 0; c < q.k; ++c) {
       const size_t grid = row * q.groups + (q.GroupOf(c));
-      out[row * q.k + c] = q.scales[grid] * static_cast<float>(int(q.codes[row * q.k + c]) - int(q.zeros[grid]));
+      const int code = q.codes[row * q.k + c];
+      out[row * q.k + c] = q.minima.empty() ? q.scales[grid] * static_cast<float>(code - int(q.zeros[grid]))
+                                            : q.scales[grid] * static_cast<float>(code) + q.minima[grid];
     }
   }
 }

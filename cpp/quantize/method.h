@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/dtype.h"
 #include "base/pool.h"
 #include "base/status.h"
 #include "kernel/kernel.h"
@@ -42,6 +43,7 @@ struct QuantizeOptions {
   double damp_percent = 0.05;         // fraction of the mean Hessian diagonal added to it, in (0, 1)
   double damp_auto_increment = 0.01;  // added to damp_percent after each failed factorisation
   int block_size = 128;               // columns per lazy update; no effect on the result beyond rounding when groups are whole blocks
+  DType block_type = DType::kF32;     // a type of part/gguf_encode.h: its grids, chosen before the solve; decides bits and group_size
   int64_t min_tokens = 0;             // fewer accumulated tokens than this: fall back to RTN and report it
 };
 
@@ -59,6 +61,11 @@ struct QuantizedLinear {
   std::vector<float> scales;   // [n][groups], every value exactly representable in f16
   std::vector<uint8_t> zeros;  // [n][groups]
   std::vector<int32_t> g_idx;  // [k] group of each column; empty when trivial (k / group_size)
+  // On the grid of a GGUF block type: quantize/block_grid.h. Scales are then at least 0, and f16 holds them unless super_scales are given.
+  DType block_type = DType::kF32;                   // kF32: none
+  std::vector<float> minima;                        // [n][groups] w_hat = scale * code + minimum; empty: zeros speak
+  std::vector<float> super_scales, super_minima;    // [n][k / 256], exact in f16
+  std::vector<uint8_t> scale_codes, minimum_codes;  // [n][groups] scale = super_scale * code, minimum = -super_minimum * code
   int GroupOf(int column) const { return g_idx.empty() ? column / group_size : g_idx[column]; }
   // Report:
   double error = 0;                    // tr((W-Q) H (W-Q)^T) / tr(W H W^T), undamped H; relative squared weight error without H
@@ -74,6 +81,10 @@ struct QuantizedLinear {
 // 1; orderings: see gptq.cc.
 Result<QuantizedLinear> Quantize(Method method, const char* name, std::span<const float> w, int n, int k, const HessianView& hessian,
                                  const QuantizeOptions& options, const KernelTable& kernels, Pool& pool);
+
+// Whether options name a block type, and QuantizeOptions with its bits and group_size. INVALID_ARGUMENT for a type that is not written and
+// a k that is no whole number of blocks.
+Result<QuantizeOptions> WithBlockType(const char* name, const QuantizeOptions& options, int k);
 
 // Dequantises to w_hat [n][k] row-major.
 void Dequantize(const QuantizedLinear& q, std::span<float> out);

@@ -19,9 +19,12 @@ void LoadErrors(const QuantizedLinear& q, const float* w, int row0, int rows, fl
       const size_t row = row0 + r;
       const float* scales = q.scales.data() + row * q.groups;
       const uint8_t* zeros = q.zeros.data() + row * q.groups;
+      const float* minima = q.minima.empty() ? nullptr : q.minima.data() + row * q.groups;
       for (int c = first; c < end; ++c) {
         const int group = q.GroupOf(c);
-        const float w_hat = scales[group] * static_cast<float>(int(q.codes[row * q.k + c]) - int(zeros[group]));
+        const int code = q.codes[row * q.k + c];
+        const float w_hat = minima == nullptr ? scales[group] * static_cast<float>(code - int(zeros[group]))
+                                              : scales[group] * static_cast<float>(code) + minima[group];
         lanes[size_t(c) * kGridRows + r] = w[row * q.k + c] - w_hat;
       }
     }

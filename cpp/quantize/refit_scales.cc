@@ -50,9 +50,10 @@ struct Chunk {
       const size_t row = row0 + r;
       for (int c = 0; c < q.k; ++c) {
         const size_t grid = row * q.groups + q.GroupOf(c);
-        const float code = static_cast<float>(int(q.codes[row * q.k + c]) - int(q.zeros[grid]));
+        const bool minima = !q.minima.empty();
+        const float code = static_cast<float>(int(q.codes[row * q.k + c]) - (minima ? 0 : int(q.zeros[grid])));
         codes[size_t(c) * kLine + r] = code;
-        rest[size_t(c) * kLine + r] = w[row * q.k + c] - q.scales[grid] * code;
+        rest[size_t(c) * kLine + r] = w[row * q.k + c] - (q.scales[grid] * code + (minima ? q.minima[grid] : 0));
       }
     }
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/alloc.h"
+#include "quantize/block_grid.h"
 #include "quantize/grid.h"
 
 namespace lowbit {
@@ -16,6 +17,7 @@ QuantizedLinear EmptyResult(int n, int k, const QuantizeOptions& options) {
   q.group_size = options.group_size < 0 ? k : options.group_size;
   q.groups = (k + q.group_size - 1) / q.group_size;
   q.sym = options.sym;
+  q.block_type = options.block_type;
   q.codes.resize(size_t(n) * k);
   q.scales.resize(size_t(n) * q.groups);
   q.zeros.resize(size_t(n) * q.groups);
@@ -25,6 +27,11 @@ QuantizedLinear EmptyResult(int n, int k, const QuantizeOptions& options) {
 Result<QuantizedLinear> QuantizeRtn(std::span<const float> w, int n, int k, const QuantizeOptions& options, const float* importance,
                                     Pool& pool) {
   QuantizedLinear q = EmptyResult(n, k, options);
+  if (q.block_type != DType::kF32) {
+    FitBlockGrids(w, nullptr, importance, options.mse > 0, pool, &q);
+    RoundOnGrids(w, pool, &q);
+    return q;
+  }
   const GridRule rule{options.bits, options.sym, options.mse};
   const int tile_columns = std::min(k, q.group_size);
   const size_t task_floats = size_t(tile_columns) * kGridRows;

@@ -60,6 +60,21 @@ export async function openGguf(file: string, checkAborted: () => void): Promise<
   });
 }
 
+/** Type and value of every key of a GGUF file, as its bytes. For writers that carry metadata over. @throws {LowbitError} as openCheckpoint */
+export async function readGgufKeys(file: string): Promise<ReadonlyMap<string, Buffer>> {
+  return withFile(file, async (handle, size) => {
+    const { ranges } = await readHeader(
+      file,
+      size,
+      () => undefined,
+      (length) => readExactly(handle, file, 0, length),
+    );
+    const keys = new Map<string, Buffer>();
+    for (const [key, [begin, end]] of ranges) keys.set(key, await readExactly(handle, file, begin, end - begin));
+    return keys;
+  });
+}
+
 /** Enlarges the piece until the header fits: the length is only known once it is parsed. */
 async function readHeader(
   file: string,

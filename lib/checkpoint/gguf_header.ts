@@ -20,6 +20,8 @@ export interface GgufHeader {
   readonly version: number;
   readonly metadata: ReadonlyMap<string, GgufValue>;
   readonly tensors: readonly TensorEntry[];
+  /** Where type and value of each key lie in the file: [begin, end). For writers that copy them. */
+  readonly ranges: ReadonlyMap<string, readonly [number, number]>;
 }
 
 /** The header continues beyond the bytes given: at least `bytes` of the file are needed to go on. Never leaves this file by throwing. */
@@ -30,7 +32,7 @@ export class NeedMoreBytes extends Error {
 }
 
 /** Type ids of ggml that this engine reads, by their names in cpp/base/dtype.def. */
-const TYPES: ReadonlyMap<number, string> = new Map([
+export const GGUF_TYPES: ReadonlyMap<number, string> = new Map([
   [0, 'F32'],
   [1, 'F16'],
   [2, 'Q4_0'],
@@ -124,10 +126,13 @@ class HeaderParser {
     const tensorCount = this.count('tensors', MIN_TENSOR_BYTES);
     const keyCount = this.count('keys', MIN_KEY_BYTES);
     const metadata = new Map<string, GgufValue>();
+    const ranges = new Map<string, readonly [number, number]>();
     for (let i = 0; i < keyCount; i++) {
       const key = this.name('key', MAX_NAME_BYTES);
       if (metadata.has(key)) throw this.corrupt(`has the key "${key.slice(0, 200)}" twice`);
+      const begin = this.position;
       metadata.set(key, this.value(this.u32(), key, 0));
+      ranges.set(key, [begin, this.position]);
     }
     const split = metadata.get('split.count');
     if (typeof split === 'number' && split > 1) {
@@ -144,7 +149,7 @@ class HeaderParser {
     const dataStart = Math.ceil(this.position / alignment) * alignment;
     const tensors = infos.map((info) => this.tensor(info, dataStart, alignment));
     checkOverlap(tensors, this.file);
-    return { version, metadata, tensors };
+    return { version, metadata, tensors, ranges };
   }
 
   private version(): number {
@@ -234,12 +239,12 @@ class HeaderParser {
   }
 
   private tensor({ name, shape, type, offset }: TensorInfo, dataStart: number, alignment: number): TensorEntry {
-    const dtype = TYPES.get(type);
+    const dtype = GGUF_TYPES.get(type);
     if (dtype === undefined) {
       const other = OTHER_TYPES.get(type) ?? `of the unknown type ${type}`;
       throw new LowbitError(
         'UNSUPPORTED',
-        `${this.file}: the tensor "${name}" is ${other}, which this version does not read; use a file of another type, such as Q4_K_M or Q8_0 (it reads ${[...TYPES.values()].join(', ')})`,
+        `${this.file}: the tensor "${name}" is ${other}, which this version does not read; use a file of another type, such as Q4_K_M or Q8_0 (it reads ${[...GGUF_TYPES.values()].join(', ')})`,
         {
           file: this.file,
           tensor: name,

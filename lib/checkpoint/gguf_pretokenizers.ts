@@ -61,7 +61,22 @@ const BY_NAME: ReadonlyMap<string, PreTokenizer> = new Map<string, PreTokenizer>
   ...['gpt-4o', 'llama4'].map((name) => [name, { patterns: [GPT4O] }] as const),
 ]);
 
+/** Of names with one meaning, those that readers of all ages know. */
+const PREFERRED = ['gpt-2', 'llama-bpe', 'smollm', 'dbrx', 'qwen2', 'deepseek-r1-qwen'];
+
+/** The expression of a ByteLevel pre-tokenizer with use_regex. */
+export const BYTE_LEVEL_PATTERN = GPT2;
+
 export const PRE_TOKENIZER_NAMES: readonly string[] = [...BY_NAME.keys()];
+
+/** The name whose expressions, normaliser and way of merging these are; among equals the first, which llama.cpp knows longest. */
+export function preTokenizerName(wanted: PreTokenizer): string | undefined {
+  const same = ({ patterns, ignoreMerges = false, normalizer }: PreTokenizer): boolean =>
+    patterns.join('\0') === wanted.patterns.join('\0') &&
+    ignoreMerges === (wanted.ignoreMerges ?? false) &&
+    normalizer === wanted.normalizer;
+  return PREFERRED.find((name) => same(BY_NAME.get(name) as PreTokenizer)) ?? [...BY_NAME].find(([, entry]) => same(entry))?.[0];
+}
 
 export function preTokenizer(name: string): PreTokenizer | undefined {
   return BY_NAME.get(name);

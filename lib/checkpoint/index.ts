@@ -11,6 +11,7 @@ import { openHfDirectory } from './hf';
 import type { Checkpoint } from './types';
 
 export type { Checkpoint, TensorEntry } from './types';
+export { GgufWriter, type GgufTensorSpec } from './gguf_writer';
 export { withAtomicDirectory, type AtomicDirectoryOptions } from './atomic';
 export type { GptqConfig, GptqModuleConfig } from './gptq_config';
 export { resolveZeroOffset, type ZeroOffset } from './gptq_zeros';

@@ -9,6 +9,7 @@ import { compareCommand } from './commands/compare';
 import { multipleChoiceCommand } from './commands/multiple_choice';
 import { perplexityCommand } from './commands/perplexity';
 import { pullCommand } from './commands/pull';
+import { convertCommand } from './commands/convert';
 import { quantizeCommand } from './commands/quantize';
 import { reportCommand } from './commands/report';
 import type { Io } from './io';
@@ -48,6 +49,7 @@ export function createProgram(hooks: ProgramHooks): Command {
   };
   add('quantize', quantizeCommand);
   add('report', reportCommand);
+  add('convert', convertCommand);
   add('perplexity', perplexityCommand);
   add('compare', compareCommand);
   add('multiple-choice', multipleChoiceCommand);

@@ -7,13 +7,20 @@
  * This file decides settings; it does not know shapes or files.
  */
 import { LowbitError, invalidArgument } from '../errors';
+import { oneOf } from '../options';
+import { blockTypes, type BlockType } from './gguf_types';
 import { checkEach, settingRules, type SolveSettings } from './settings';
 
 /** What a rule may change for the linears it matches. */
-export type DynamicOverrides = Partial<SolveSettings>;
+export type DynamicOverrides = Partial<SolveSettings> & {
+  /** With format 'gguf', where it decides bits, group and symmetry. */
+  readonly ggufType?: BlockType;
+};
 
 /** Rules by regular expression; see the head of this file. Example: `{ '-:.*down_proj': {}, '.*\\.v_proj': { bits: 8 } }`. */
 export type DynamicRules = Readonly<Record<string, DynamicOverrides | false>>;
+
+const overrideRules = { ...settingRules, ggufType: oneOf(...blockTypes) };
 
 interface Rule {
   readonly key: string; // as the user wrote it
@@ -95,7 +102,7 @@ function parseRule(key: string, value: unknown, problems: LowbitError[]): Rule |
       problems.push(invalidArgument(option, 'an object of overrides or false', value));
       return undefined;
     }
-    const settings = checkEach(option, value, settingRules, problems, option) as DynamicOverrides;
+    const settings = checkEach(option, value, overrideRules, problems, option) as DynamicOverrides;
     const names = Object.keys(value);
     if (negative && names.length > 0) {
       problems.push(

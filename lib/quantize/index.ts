@@ -27,6 +27,8 @@ export type {
   ReportFiles,
 } from './options';
 export type { QuantizeMethod } from './methods';
+export { convert, type ConvertedTensor, type ConvertOptions, type ConvertReport, type ConvertType } from './convert';
+export type { BlockType, GgufType } from './gguf_types';
 export type { DynamicOverrides, DynamicRules } from './dynamic';
 export type { SolveSettings } from './settings';
 export type { LinearReport, QuantizeReport, SizePoint } from './report';

@@ -11,6 +11,7 @@
 import { LowbitError } from '../errors';
 import type { Plan, Weight } from '../graph/plan';
 import type { DynamicTable } from './dynamic';
+import { blockShape, fitted, type BlockType, type TypeChoice } from './gguf_types';
 import type { SolveSettings } from './settings';
 
 /** One linear to quantise. */
@@ -19,14 +20,27 @@ export interface Target {
   readonly name: string;
   readonly n: number;
   readonly k: number;
-  readonly settings: SolveSettings;
+  readonly settings: TargetSettings;
+}
+
+/** As the engine takes them; bits and groupSize are those of the block type where there is one. */
+export interface TargetSettings extends Omit<SolveSettings, 'bits' | 'groupSize'> {
+  readonly bits: number;
+  readonly groupSize: number;
+  /** Of GGUF outputs. */
+  readonly ggufType?: BlockType;
 }
 
 export interface Selection {
   readonly targets: ReadonlyMap<number, Target>; // by weight index
   /** Linears left dense by a rule. */
   readonly skipped: readonly string[];
+  /** What was done in place of what was asked for, in words. */
+  readonly notes: readonly string[];
 }
+
+/** The block type of a linear of a GGUF output. */
+export type BlockTypeOf = (name: string, k: number) => TypeChoice;
 
 export type CheckpointFormat = 'gptq' | 'gptq_v2';
 
@@ -82,10 +96,13 @@ export function selectTargets(
   settings: SolveSettings,
   dynamic: DynamicTable,
   problems: LowbitError[],
+  blockTypeOf?: BlockTypeOf,
 ): Selection {
   const targets = new Map<number, Target>();
   const skipped: string[] = [];
   const misfits: string[] = [];
+  const replaced: string[] = [];
+  const wrongRules = new Set<string>();
   for (const index of candidates) {
     const weight = plan.weights[index] as Weight;
     const { name, n, k } = weight;
@@ -94,7 +111,12 @@ export function selectTargets(
       skipped.push(name);
       continue;
     }
-    const target: Target = { weight: index, name, n, k, settings: { ...settings, ...decision?.overrides } };
+    const { ggufType, ...overrides } = decision?.overrides ?? {};
+    if (blockTypeOf === undefined && ggufType !== undefined) wrongRules.add(decision?.rule ?? '');
+    const choice = blockTypeOf && (ggufType === undefined ? blockTypeOf(name, k) : fitted(ggufType, k));
+    const shape = choice && { ...blockShape(choice.type), ggufType: choice.type };
+    const target: Target = { weight: index, name, n, k, settings: { ...settings, ...overrides, ...shape } };
+    if (choice?.insteadOf !== undefined) replaced.push(`${name} (${choice.insteadOf} -> ${choice.type})`);
     const misfit = misfitOf(target);
     if (misfit === undefined) targets.set(index, target);
     else misfits.push(`${name} (${misfit})`);
@@ -103,7 +125,7 @@ export function selectTargets(
     problems.push(
       new LowbitError(
         'UNSUPPORTED',
-        `${misfits.length} of ${candidates.length} linears do not fit the GPTQ layout: ${listed(misfits)}. Leave them dense with a rule such as dynamic: { "-:<name>": {} } or choose other bits`,
+        `${misfits.length} of ${candidates.length} linears do not fit the layout of the output: ${listed(misfits)}. Leave them dense with a rule such as dynamic: { "-:<name>": {} } or choose other bits`,
         { option: 'dynamic', layers: misfits },
       ),
     );
@@ -123,12 +145,30 @@ export function selectTargets(
       new LowbitError('INVALID_ARGUMENT', 'Nothing to quantise: the rules in dynamic leave every linear dense', { option: 'dynamic' }),
     );
   }
-  return { targets, skipped };
+  if (wrongRules.size > 0) {
+    problems.push(
+      new LowbitError(
+        'INVALID_ARGUMENT',
+        `dynamic ${[...wrongRules].map((rule) => `"${rule}"`).join(', ')} names a ggufType, which only format 'gguf' has`,
+        {
+          option: 'dynamic',
+        },
+      ),
+    );
+  }
+  const notes =
+    replaced.length === 0
+      ? []
+      : [
+          `${replaced.length} linears have rows that are no multiple of 256 columns and got the type with blocks of 32 that comes next: ${listed(replaced, 3)}`,
+        ];
+  return { targets, skipped, notes };
 }
 
 /** Codes are packed in 32-bit words along k and zero points along n; readers of this format want k in whole runs of 32. */
-function misfitOf({ n, k, settings: { bits } }: Target): string | undefined {
+function misfitOf({ n, k, settings: { bits, ggufType } }: Target): string | undefined {
   if (k % 32 !== 0) return `${k} input columns are not a multiple of 32`;
+  if (ggufType !== undefined) return undefined;
   if ((n * bits) % 32 !== 0) return `${n} output rows of ${bits} bit do not fill 32-bit words`;
   return undefined;
 }

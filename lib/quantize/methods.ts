@@ -80,7 +80,7 @@ export function calibrates(method: QuantizeMethod, settings: Pick<SolveSettings,
 }
 
 /** What of a linear only lowbit's own container holds; undefined when any format does. */
-export function needsContainer(method: QuantizeMethod, settings: SolveSettings): string | undefined {
+export function needsContainer(method: QuantizeMethod, settings: Pick<SolveSettings, 'eoraRank' | 'smoothAlpha'>): string | undefined {
   if (settings.eoraRank > 0) return 'a low-rank part';
   if (settings.smoothAlpha > 0) return 'a scale of its inputs';
   return methods[method].needsContainer;

@@ -8,13 +8,14 @@ import { type HubOptions, hubOption } from '../hub';
 import { abortSignal, boolean, callback, integer, oneOf, pathString, type Rule } from '../options';
 import { rawSample } from './calibration_source';
 import { DynamicTable, type DynamicRules } from './dynamic';
+import { ggufTypes, type GgufType } from './gguf_types';
 import { methodNames, methods, type QuantizeMethod } from './methods';
 import { presets, type QuantizePreset, type TokenWeights } from './presets';
 import { checkEach, defaultSettings, settingRules, type SolveSettings } from './settings';
 
 export type CalibrationPrecision = 'fast' | 'exact';
 
-export type QuantizeFormat = 'gptq' | 'gptq_v2';
+export type QuantizeFormat = 'gptq' | 'gptq_v2' | 'gguf';
 
 export type ReportFiles = 'full' | 'json' | 'none';
 
@@ -77,9 +78,15 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   readonly preset?: QuantizePreset;
   /**
    * Layout of the output. 'gptq': Hugging Face GPTQ checkpoint, version 1 for symmetric grids and version 2 otherwise; 'gptq_v2': version 2, whose
-   * zero points are stored as they are. Default 'gptq'.
+   * zero points are stored as they are; 'gguf': a directory with model.gguf for llama.cpp, tokenizer included, its codes solved on the grids of
+   * ggufType. Default 'gptq'.
    */
   readonly format?: QuantizeFormat;
+  /**
+   * With format 'gguf': the block type of all linears, or a mixture of llama.cpp ('Q4_K_S' to 'Q5_K_M'). It takes the place of bits, groupSize and sym; mse
+   * is 0 or 2 there. Default 'Q4_K_M'.
+   */
+  readonly ggufType?: GgufType;
   /**
    * For 'gptq', 'awq', 'spqr' and 'mixllm'; the others use it for eoraRank and smoothAlpha alone. Default: a small built-in text, with a warning in the
    * report; text like what the model will see is better.
@@ -134,6 +141,7 @@ export interface ResolvedOptions {
   readonly method: QuantizeMethod;
   readonly preset: QuantizePreset | undefined; // of 'gptq' and 'mixllm'
   readonly format: QuantizeFormat;
+  readonly ggufType: GgufType; // of 'gguf'
   readonly settings: SolveSettings;
   readonly calibration: CalibrationSource | undefined;
   readonly calibrationSamples: number;
@@ -172,7 +180,8 @@ const spec = {
   output: pathString,
   method: oneOf(...methodNames),
   preset: oneOf('quality', 'fast', 'compat'),
-  format: oneOf('gptq', 'gptq_v2'),
+  format: oneOf('gptq', 'gptq_v2', 'gguf'),
+  ggufType: oneOf(...ggufTypes),
   ...settingRules,
   calibration,
   calibrationSamples: integer(1, 1_000_000),
@@ -210,6 +219,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
       }),
     );
   }
+  checkGguf(checked.format, given, problems);
   const preset = methods[method].preset ? (checked.preset ?? 'quality') : undefined;
   const dynamic = DynamicTable.parse(checked.dynamic, problems);
   if (problems.length !== before) return undefined;
@@ -226,6 +236,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     method,
     preset,
     format: checked.format ?? 'gptq',
+    ggufType: checked.ggufType ?? 'Q4_K_M',
     settings: settings as unknown as SolveSettings,
     calibration: checked.calibration,
     calibrationSamples: checked.calibrationSamples ?? 128,
@@ -241,6 +252,20 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     onProgress: checked.onProgress,
     signal: checked.signal,
   };
+}
+
+/** A block type decides what these say, and its ranges are searched by squared error. */
+function checkGguf(format: QuantizeFormat | undefined, given: Partial<QuantizeOptions>, problems: LowbitError[]): void {
+  const wrong = (option: string, message: string): void => void problems.push(new LowbitError('INVALID_ARGUMENT', message, { option }));
+  if (format !== 'gguf') {
+    if (given.ggufType !== undefined) wrong('ggufType', "ggufType is a choice of format 'gguf': leave it out, or set format to 'gguf'");
+    return;
+  }
+  for (const option of ['bits', 'groupSize', 'sym'] as const)
+    if (given[option] !== undefined) wrong(option, `${option} follows from ggufType with format 'gguf': leave it out`);
+  if (given.mse !== undefined && given.mse !== 0 && given.mse !== 2)
+    wrong('mse', `Expected 0 or 2 for mse with format 'gguf' but received ${String(given.mse)}`);
+  if (given.classic === true) wrong('classic', "classic is the published algorithm on its own grids, which format 'gguf' does not have");
 }
 
 /** Of arrays all entries, of others the form only: they are read when they are needed. An empty array has a form and fails later by its token count. */

@@ -14,11 +14,14 @@ import { buildPlan, modelSummary, quantizableWeights } from '../models';
 import { Tokenizer } from '../tokenizer';
 import { calibrationSamples, type CalibrationSamples, type CalibrationTokenizer } from './calibration';
 import { fingerprintOf } from './fingerprint';
-import { listed, selectTargets, shortGroups, type Selection } from './layout';
+import { linearType } from './gguf_types';
 import { findJournal, type Found } from './journal';
+import { listed, selectTargets, shortGroups, type BlockTypeOf, type Selection } from './layout';
 import { calibrates, checkMethodFits, methods } from './methods';
 import { joinProblems, resolveOptions, type ResolvedOptions } from './options';
 import { outputFormat, type OutputFormat } from './outputs';
+import { ggufKeys } from './outputs/gguf';
+import { architectureOf, placeOf } from './outputs/gguf_tensors';
 import { findSideFiles, type SideFile } from './sidefiles';
 import { packageVersion } from './version';
 import type { DenseTensor } from './write';
@@ -54,7 +57,8 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const sideFiles = await collect(problems, () => findSideFiles(checkpoint));
   if (plan === undefined || sideFiles === undefined) throw joinProblems(problems);
   const candidates = quantizableWeights(plan).flatMap(({ weights }) => weights);
-  const selection = selectTargets(plan, candidates, options.settings, options.dynamic, problems);
+  const blockTypeOf = await collect(problems, () => blockTypes(options, checkpoint, plan));
+  const selection = selectTargets(plan, candidates, options.settings, options.dynamic, problems, blockTypeOf);
   if (methods[options.method].preset) checkGuard(selection, problems);
   // What can be read only once is left alone when the run cannot start anyway.
   const { calibration } = options;
@@ -63,7 +67,8 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const targets = [...selection.targets.values()];
   checkMethodFits(options.method, options.format, targets, problems);
   const format = outputFormat(options, targets);
-  const dense = format.dense(checkpoint, plan, selection.targets);
+  const dense = (await collect(problems, () => format.dense(checkpoint, plan, selection.targets))) ?? [];
+  if (options.format === 'gguf') await collect(problems, () => ggufKeys(checkpoint, plan, options.ggufType));
   const solvedBytes = targets.map((target) => format.solvedBytes(target));
   const journal = await collect(problems, async () =>
     findJournal(
@@ -92,6 +97,16 @@ export async function prepare(given: unknown): Promise<Prepared> {
     warnings: [...(pulled?.note === undefined ? [] : [pulled.note]), ...warningsFor(options, checkpoint, plan, selection, samples)],
     journal,
     needed,
+  };
+}
+
+/** Of linears of a GGUF output. @throws {LowbitError} UNSUPPORTED for architectures without names in GGUF */
+function blockTypes({ format, ggufType }: ResolvedOptions, checkpoint: Checkpoint, plan: Plan): BlockTypeOf | undefined {
+  if (format !== 'gguf') return undefined;
+  const architecture = architectureOf(checkpoint);
+  return (name, k) => {
+    const place = placeOf(architecture, name);
+    return linearType(ggufType, place?.name ?? '', place?.layer ?? 0, plan.blocks.length, k);
   };
 }
 
@@ -263,10 +278,10 @@ function warningsFor(
   options: ResolvedOptions,
   checkpoint: Checkpoint,
   plan: Plan,
-  { targets }: Selection,
+  { targets, notes }: Selection,
   samples: CalibrationSamples | undefined,
 ): string[] {
-  const warnings: string[] = [];
+  const warnings: string[] = [...notes];
   const short = shortGroups(targets.values());
   if (short.length > 0) {
     warnings.push(

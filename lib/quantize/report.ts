@@ -227,6 +227,7 @@ export function usedOptions(options: ResolvedOptions): Record<string, unknown> {
     method,
     preset,
     format,
+    ggufType,
     settings,
     calibrationSamples,
     calibrationLength,
@@ -236,8 +237,9 @@ export function usedOptions(options: ResolvedOptions): Record<string, unknown> {
     threads,
     maxShardBytes,
   } = options;
-  const used = settingsOf(method, settings);
-  const shared = { method, format, ...used, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
+  const { bits, groupSize, sym, ...rest } = settingsOf(method, settings);
+  const grid = format === 'gguf' ? { ggufType } : { bits, groupSize, sym };
+  const shared = { method, format, ...grid, ...rest, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
   const choice = preset === undefined ? {} : { preset };
   if (!calibrates(method, settings, options.calibration !== undefined)) return { ...shared, ...choice };
   return { ...shared, ...choice, calibrationSamples, calibrationLength, calibrationPrecision, tokenWeights };

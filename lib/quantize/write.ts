@@ -10,6 +10,7 @@ import type { Checkpoint, TensorEntry } from '../checkpoint/types';
 import type { Plan } from '../graph/plan';
 import { native, runJob, throwIfAborted, type ModelHandle } from '../native';
 import type { Target } from './layout';
+import { reordered } from './outputs/gguf_tensors';
 
 /** Bytes held at a time; large enough for a disk's full speed, small enough beside the memory of a solve and to stop soon after an abort. */
 const pieceBytes = 16 * 2 ** 20;
@@ -23,7 +24,12 @@ export interface DenseTensor {
   readonly from:
     | { readonly kind: 'file'; readonly entry: TensorEntry }
     | { readonly kind: 'weight'; readonly weight: number }
-    | { readonly kind: 'vector'; readonly vector: number };
+    | { readonly kind: 'vector'; readonly vector: number }
+    /** A weight in another type (NativeBinding.encodeWeight), row i being its row order[i]. */
+    | { readonly kind: 'encoded'; readonly weight: number; readonly order: Int32Array | undefined }
+    /** A vector as the engine holds it, addend included, which is how GGUF files store norms. */
+    | { readonly kind: 'stored'; readonly vector: number; readonly order: Int32Array | undefined }
+    | { readonly kind: 'values'; readonly values: Float32Array };
 }
 
 /** Every tensor of the output that is not one of a quantised linear. */
@@ -87,7 +93,7 @@ export async function writeDense(
 }
 
 /** The bytes of a tensor in pieces: an embedding can be larger than everything else in memory. */
-async function* readTensor(
+export async function* readTensor(
   tensor: DenseTensor,
   { checkpoint, model, signal }: DenseRun,
   onProgress: (bytes: number) => void,
@@ -96,6 +102,13 @@ async function* readTensor(
   throwIfAborted(signal);
   if (from.kind === 'vector') {
     yield hfVector(checkpoint, tensor.name, native().exportVector(model, from.vector));
+  } else if (from.kind === 'values') {
+    yield from.values;
+  } else if (from.kind === 'stored') {
+    yield reordered(native().exportVector(model, from.vector), from.order);
+  } else if (from.kind === 'encoded') {
+    const encoded = await runJob({ signal }, (control) => native().encodeWeight(model, from.weight, tensor.dtype, control));
+    yield reordered(encoded.bytes, from.order);
   } else if (from.kind === 'weight') {
     const [n, k] = tensor.shape as readonly [number, number];
     const rows = Math.max(1, Math.floor(pieceBytes / (2 * k)));

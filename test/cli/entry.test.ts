@@ -8,6 +8,7 @@ const names = [
   'Context',
   'LowbitError',
   'Model',
+  'convert',
   'engineInfo',
   'evaluate',
   'inspect',

@@ -53,7 +53,7 @@ test.each(grids)('rounding to %s: files hold the nearest grid points', async (_n
   expect(report.linears).toHaveLength(28);
   for (const { name, bits, error, n, k } of report.linears) {
     const original = originalOf(name);
-    const quantized = dequantize(tensors, name, bits, report.checkpointFormat);
+    const quantized = dequantize(tensors, name, bits, report.checkpointFormat as 'gptq' | 'gptq_v2');
     expect([quantized.n, quantized.k]).toEqual([n, k]);
     // Half a step; the rounding of the scale to 11 bits shifts the largest codes by at most 2^bits * 2^-11 steps more.
     const wrong = quantized.weights.findIndex(
@@ -105,7 +105,9 @@ test.each(orders)('GPTQ with %s', async (_name, options, trivial) => {
   for (const { name, bits, groupSize, k, error } of report.linears) {
     expect(error > 0 && error < 0.1).toBe(true);
     // GPTQ trades weight error for output error; misread words or groups would give 1 and more.
-    expect(relativeError(dequantize(tensors, name, bits, report.checkpointFormat).weights, originalOf(name)) < 0.1).toBe(true);
+    expect(
+      relativeError(dequantize(tensors, name, bits, report.checkpointFormat as 'gptq' | 'gptq_v2').weights, originalOf(name)) < 0.1,
+    ).toBe(true);
     const gIdx = tensors.get(`${name}.g_idx`) as RawTensor;
     const inOrder = Array.from({ length: k }, (_, i) => gIdx.bytes.readInt32LE(4 * i)).every(
       (group, i) => group === Math.floor(i / groupSize),

@@ -10,10 +10,11 @@ interface Flags extends HubFlags {
   readonly output: string;
   readonly method: QuantizeMethod;
   readonly preset?: 'quality' | 'fast' | 'compat';
-  readonly format?: 'gptq' | 'gptq_v2';
-  readonly bits: number;
-  readonly groupSize: number;
-  readonly sym: boolean;
+  readonly format?: 'gptq' | 'gptq_v2' | 'gguf';
+  readonly ggufType?: string;
+  readonly bits?: number;
+  readonly groupSize?: number;
+  readonly sym?: boolean;
   readonly descAct?: boolean;
   readonly staticGroups?: boolean;
   readonly actGroupAware: boolean;
@@ -56,9 +57,16 @@ export function quantizeCommand(command: Command, io: () => Io): void {
         'gptq: quality, the best codes (default); fast, in three quarters of the time; compat, as published',
       ).choices(['quality', 'fast', 'compat']),
     )
-    .addOption(new Option('--format <name>', 'gptq (default), or gptq_v2: zero points without offset').choices(['gptq', 'gptq_v2']))
-    .option('--bits <n>', 'bits per weight: 2, 3, 4 or 8', parseNumber, 4)
-    .option('--group-size <n>', 'columns that share a scale: 32, 64, 128, or -1 for the whole row', parseNumber, 128)
+    .addOption(
+      new Option('--format <name>', 'gptq (default); gptq_v2: zero points without offset; gguf: model.gguf for llama.cpp').choices([
+        'gptq',
+        'gptq_v2',
+        'gguf',
+      ]),
+    )
+    .option('--gguf-type <name>', 'gguf: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K or a mixture, Q4_K_S to Q5_K_M (default: Q4_K_M)')
+    .option('--bits <n>', 'bits per weight: 2, 3, 4 or 8 (default: 4)', parseNumber)
+    .option('--group-size <n>', 'columns that share a scale: 32, 64, 128, or -1 for the whole row (default: 128)', parseNumber)
     .option('--no-sym', 'grids with their own zero point instead of symmetric ones')
     .option('--desc-act', 'gptq: solve columns by falling importance; without static groups the file stores the order')
     .option('--static-groups', 'gptq: group grids from the original column order')
@@ -112,12 +120,13 @@ export function quantizeCommand(command: Command, io: () => Io): void {
 }
 
 async function run(io: Io, model: string, flags: Flags): Promise<void> {
-  const { calibration, dynamic, json: _json, offline: _offline, ...rest } = flags;
+  const { calibration, dynamic, sym, json: _json, offline: _offline, ...rest } = flags;
   const hub = hubOptions(io, flags);
   const progress = io.progress(flags.method);
   const options = {
     model,
     ...defined(rest as Record<string, unknown>),
+    ...(sym === false ? { sym } : {}), // --no-sym sets a default, which is no wish
     ...(calibration === undefined ? {} : { calibration: { file: calibration } }),
     ...(dynamic === undefined ? {} : { dynamic: camelCaseRules(dynamic) }),
     hub: hub.options,

@@ -27,9 +27,9 @@ export function gptqFormat(name: CheckpointFormat): OutputFormat {
 
 /** qweight, qzeros, scales and g_idx; the engine's arrays are views of little-endian memory. */
 function solvedTensors(target: Target, result: SolveResult): readonly PartTensor[] {
-  const arrays = [result.qweight, result.qzeros, result.scales, result.gIdx];
+  const arrays = [result.qweight, result.qzeros, result.scales, result.gIdx] as readonly (ArrayBufferView | undefined)[];
   const shapes = partShapes(target);
-  const wrong = arrays.some(({ byteLength }, i) => byteLength !== shapes[i]?.bytes);
+  const wrong = arrays.some((array, i) => array?.byteLength !== shapes[i]?.bytes);
   // A file whose tensors differ from its header would be worse than none.
   if (wrong || result.n !== target.n || result.k !== target.k || result.bits !== target.settings.bits) {
     throw new LowbitError(

@@ -3,17 +3,20 @@
  */
 import { checkpointFormat, type Target } from '../layout';
 import type { ResolvedOptions } from '../options';
+import { ggufFormat } from './gguf';
 import { gptqFormat } from './gptq';
 import type { OutputFormat } from './output';
 
 export type { Output, OutputFormat, OutputSource, PartTensor } from './output';
 
 /** 'gptq' means version 1 where that holds all zero points, which it does for symmetric grids, and version 2 otherwise. */
-export function outputFormat({ format }: ResolvedOptions, targets: readonly Target[]): OutputFormat {
+export function outputFormat({ format, ggufType }: ResolvedOptions, targets: readonly Target[]): OutputFormat {
   switch (format) {
     case 'gptq':
       return gptqFormat(checkpointFormat(targets));
     case 'gptq_v2':
       return gptqFormat('gptq_v2');
+    case 'gguf':
+      return ggufFormat(ggufType);
   }
 }

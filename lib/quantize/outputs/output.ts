@@ -48,9 +48,9 @@ export interface Output {
 
 export interface OutputFormat {
   /** As reports and files name it. */
-  readonly name: 'gptq' | 'gptq_v2';
+  readonly name: 'gptq' | 'gptq_v2' | 'gguf';
   /** What the engine has to know to make `result` below. */
-  jobOptions(target: Target): Pick<SolveOptions, 'zeroOffset'>;
+  jobOptions(target: Target): Pick<SolveOptions, 'zeroOffset' | 'ggufType'>;
   /** A solved linear as tensors. @throws {LowbitError} INTERNAL when the engine's arrays have other sizes than the file has room for */
   solved(target: Target, result: SolveResult): readonly PartTensor[];
   /** Bytes of those tensors. */
