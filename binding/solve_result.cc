@@ -33,6 +33,19 @@ void ReadMethodOptions(Fields& f, PartsOptions* o) {
   o->eora.rank = static_cast<int>(f.Int("eoraRank", 0, kMost));
 }
 
+Napi::Value TensorValue(Napi::Env env, const StoredTensor& tensor) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("part", tensor.part);
+  out.Set("dtype", Info(tensor.dtype).name);
+  Napi::Array shape = Napi::Array::New(env, tensor.shape.size());
+  for (size_t d = 0; d < tensor.shape.size(); ++d) shape.Set(static_cast<uint32_t>(d), static_cast<double>(tensor.shape[d]));
+  out.Set("shape", shape);
+  Napi::Uint8Array data = Napi::Uint8Array::New(env, tensor.bytes.size());
+  std::copy(tensor.bytes.begin(), tensor.bytes.end(), data.Data());
+  out.Set("data", data);
+  return out;
+}
+
 }  // namespace
 
 SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
@@ -59,6 +72,7 @@ SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   ReadMethodOptions(f, &job.request.options);
   const std::string type = f.Has("ggufType") ? f.String("ggufType") : "";
   job.zero_offset = static_cast<int>(f.Int("zeroOffset", 0, 1));
+  job.container = f.Has("container") && f.Bool("container");
   if (!status->ok()) return job;
   if (!type.empty()) {
     const Result<DType> parsed = ParseDType(type);
@@ -82,6 +96,17 @@ Result<SolveOutput> MakeOutput(const SolveJob& job, Solved solved) {
   if (!solved.blocks.empty()) {
     out.grid = std::move(solved.grid);
     out.blocks = std::move(solved.blocks);
+    return out;
+  }
+  if (job.container) {
+    out.tensors = ContainerTensors(out.linear);
+    const AffineCodes& first = out.linear.affine.front();  // what a report says of the linear
+    out.grid.n = out.linear.n;
+    out.grid.k = out.linear.k;
+    out.grid.bits = first.bits;
+    out.grid.group_size = first.group_size;
+    out.grid.sym = first.affine == AffineKind::kSymmetric;
+    out.linear.affine.clear();
     return out;
   }
   const std::string name = Format("weight %d", job.request.weight);
@@ -116,6 +141,12 @@ Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const SolveOutp
   for (size_t i = 0; i < linear.fallbacks.size(); ++i) fallbacks.Set(static_cast<uint32_t>(i), linear.fallbacks[i]);
   out.Set("fallbacks", fallbacks);
 
+  if (!output.tensors.empty()) {
+    Napi::Array tensors = Napi::Array::New(env, output.tensors.size());
+    for (size_t i = 0; i < output.tensors.size(); ++i) tensors.Set(static_cast<uint32_t>(i), TensorValue(env, output.tensors[i]));
+    out.Set("tensors", tensors);
+    return out;
+  }
   if (!output.blocks.empty()) {
     Napi::Uint8Array bytes = Napi::Uint8Array::New(env, output.blocks.size());
     std::copy(output.blocks.begin(), output.blocks.end(), bytes.Data());

@@ -8,12 +8,14 @@
 
 #include "engine/calibration.h"
 #include "fields.h"
+#include "quantize/container_tensors.h"
 
 namespace lowbit {
 
 struct SolveJob {
   SolveRequest request;
   int zero_offset = 1;
+  bool container = false;  // tensors of a lowbit container in place of words
 };
 
 // A solved linear as its output wants it, made on the worker thread.
@@ -21,7 +23,8 @@ struct SolveOutput {
   LinearParts linear;  // without codes, which have become the words below
   QuantizedLinear grid;
   std::vector<int32_t> qweight, qzeros;
-  std::vector<uint8_t> blocks;  // of a GGUF type, in place of the words
+  std::vector<StoredTensor> tensors;  // of a lowbit container, in place of the words
+  std::vector<uint8_t> blocks;        // of a GGUF type, in place of the words
   int64_t tokens = 0;
   double seconds = 0;
 };

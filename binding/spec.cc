@@ -187,7 +187,48 @@ Op ReadOp(Fields& f, Status* status) {
   return op;
 }
 
-void ReadWeight(Fields& f, ModelSpec* spec) {
+// One part of a weight in a lowbit container (lib/graph/plan.ts, PartSource).
+PartTensors ReadPart(Fields& f) {
+  PartTensors part;
+  const auto tensor = [&](const char* name) { return static_cast<int>(f.Int(name, 0, kMaxInt)); };
+  const auto optional = [&](const char* name) { return static_cast<int>(f.IntOr(name, 0, kMaxInt, -1)); };
+  const std::string kind = f.String("kind");
+  part.count = static_cast<int>(f.Int("count", 1, kMaxInt));
+  if (kind == "lowrank") {
+    part.kind = PartKind::kLowRank;
+    part.a = tensor("a");
+    part.b = tensor("b");
+  } else if (kind == "sparse") {
+    part.kind = PartKind::kSparse;
+    part.row_offsets = tensor("rowOffsets");
+    part.columns = tensor("columns");
+    part.values = tensor("values");
+  } else if (kind == "affine") {
+    part.bits = static_cast<int>(f.Int("bits", 1, 8));
+    part.group_size = static_cast<int>(f.Int("groupSize", 1, kMaxInt));
+    part.scale_bits = static_cast<int>(f.Int("scaleBits", 0, 8));
+    const std::string affine = f.String("affine");
+    if (affine == "minimum")
+      part.affine = AffineKind::kMinimum;
+    else if (affine == "zero_point")
+      part.affine = AffineKind::kZeroPoint;
+    else if (affine != "symmetric")
+      f.Fail("affine", "\"symmetric\", \"minimum\" or \"zero_point\"");
+    part.codes = tensor("codes");
+    part.scales = optional("scales");
+    part.seconds = optional("seconds");
+    part.scale_codes = optional("scaleCodes");
+    part.zero_codes = optional("zeroCodes");
+    part.tiles = optional("tiles");
+    part.rows = optional("rows");
+    part.g_idx = optional("gIdx");
+  } else {
+    f.Fail("kind", "\"affine\", \"lowrank\" or \"sparse\"");
+  }
+  return part;
+}
+
+void ReadWeight(Fields& f, ModelSpec* spec, Status* status) {
   WeightShape shape;
   shape.name = f.String("name");
   shape.n = static_cast<int>(f.Int("n", 1, kMaxInt));
@@ -225,8 +266,12 @@ void ReadWeight(Fields& f, ModelSpec* spec) {
       source.layout = WordLayout::kPadded;
     else
       s.Fail("layout", "\"awq\", \"stream\" or \"padded\"");
+  } else if (kind == "parts") {
+    source.input_scale = static_cast<int>(s.IntOr("inputScale", 0, kMaxInt, -1));
+    ForEach(s, "parts", status, 64, [&](Fields& p) { source.parts.push_back(ReadPart(p)); });
+    if (source.parts.empty()) s.Fail("parts", "at least one part");
   } else {
-    s.Fail("kind", "\"tensor\", \"gptq\" or \"words\"");
+    s.Fail("kind", "\"tensor\", \"gptq\", \"words\" or \"parts\"");
   }
   spec->plan.weights.push_back(std::move(shape));
   spec->weights.push_back(source);
@@ -242,7 +287,7 @@ void ReadPlan(Fields& f, ModelSpec* spec, Status* status) {
   constexpr uint32_t kLimit = 1 << 20;
   ForEach(f, "buffers", status, kLimit,
           [&](Fields& b) { plan.buffers.push_back({b.String("name"), static_cast<int>(b.Int("width", 1, kMaxInt))}); });
-  ForEach(f, "weights", status, kLimit, [&](Fields& w) { ReadWeight(w, spec); });
+  ForEach(f, "weights", status, kLimit, [&](Fields& w) { ReadWeight(w, spec, status); });
   ForEach(f, "vectors", status, kLimit, [&](Fields& v) {
     VectorSource source;
     source.tensor = static_cast<int>(v.Int("tensor", 0, kMaxInt));

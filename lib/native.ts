@@ -186,6 +186,8 @@ export interface SolveOptions {
   readonly eoraRank: number;
   /** What the stored zero points are less by: 1 writes v1 words ("gptq"), 0 writes v2 words ("gptq_v2"). */
   readonly zeroOffset: 0 | 1;
+  /** The result as tensors of a lowbit container. */
+  readonly container?: boolean;
   /** Codes on the grid of this GGUF block type, which decides bits, group size and symmetry. Absent: a grid of those three. */
   readonly ggufType?: string;
 }
@@ -211,6 +213,13 @@ export interface SolveResult {
   readonly gIdx: Int32Array;
   /** In their place with SolveOptions.ggufType: the blocks, in the row order of Hugging Face. */
   readonly blocks?: Uint8Array;
+  /** In their place with SolveOptions.container: cpp/quantize/container_tensors.h. */
+  readonly tensors?: readonly {
+    readonly part: string;
+    readonly dtype: string;
+    readonly shape: readonly number[];
+    readonly data: Uint8Array;
+  }[];
 }
 
 export interface NativeBinding {

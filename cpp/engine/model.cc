@@ -11,6 +11,7 @@
 #include "base/config.h"
 #include "base/cpu.h"
 #include "base/half.h"
+#include "engine/container_source.h"
 #include "engine/source.h"
 #include "engine/weights.h"
 #include "kernel/chooser.h"
@@ -48,6 +49,17 @@ Status CheckIndices(const ModelSpec& spec) {
   if (spec.weights.size() != spec.plan.weights.size() || spec.vectors.size() != spec.plan.vectors.size())
     return Error(Code::kInvalidArgument, "The plan and its sources differ in number");
   for (const WeightSource& w : spec.weights) {
+    if (!w.parts.empty()) {
+      bool wrong = bad(w.input_scale, true);
+      for (const PartTensors& p : w.parts) {
+        const bool affine = p.kind == PartKind::kAffine, low_rank = p.kind == PartKind::kLowRank, sparse = p.kind == PartKind::kSparse;
+        for (const int t : {p.scales, p.seconds, p.scale_codes, p.zero_codes, p.tiles, p.rows, p.g_idx}) wrong = wrong || bad(t, true);
+        wrong = wrong || bad(p.codes, !affine) || bad(p.a, !low_rank) || bad(p.b, !low_rank) || bad(p.row_offsets, !sparse) ||
+                bad(p.columns, !sparse) || bad(p.values, !sparse);
+      }
+      if (wrong) return Error(Code::kInvalidArgument, "A part of a weight of the plan names a tensor that is not in the table");
+      continue;
+    }
     const bool dense = w.tensor >= 0;
     if (dense ? bad(w.tensor, false)
               : bad(w.qweight, false) || bad(w.qzeros, w.layout.has_value()) || bad(w.scales, false) || bad(w.g_idx, true))
@@ -99,10 +111,12 @@ Result<std::shared_ptr<Model>> Model::Load(ModelSpec spec, const Progress& progr
                           lowbit::LoadWeights(spec, model->plan_, tensors, *model->kernels_, *model->pool_, progress));
   model->arena_ = std::move(loaded.arena);
   model->packed_cache_ = std::move(loaded.cache);
-  for (Part& part : loaded.parts) {
-    std::vector<Part> one;
-    one.push_back(std::move(part));
-    model->bindings_.weights.push_back(std::move(one));
+  for (size_t i = 0; i < spec.weights.size(); ++i) {
+    LOWBIT_ASSIGN_OR_RETURN(std::vector<Part> others, OtherParts(tensors, model->plan_.weights[i], spec.weights[i]));
+    std::vector<Part> parts;
+    parts.push_back(std::move(loaded.parts[i]));
+    for (Part& other : others) parts.push_back(std::move(other));
+    model->bindings_.weights.push_back(std::move(parts));
   }
   return model;
 }

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <string>
 
+#include "engine/container_source.h"
+
 namespace lowbit {
 
 Result<RowMap> RotaryRowMap(const char* name, int n, int heads) {
@@ -72,6 +74,7 @@ Result<std::unique_ptr<Packer>> WordsPacker(const std::vector<Tensor>& tensors, 
 Result<std::unique_ptr<Packer>> StoredPacker(const std::vector<Tensor>& tensors, const WeightShape& shape, const WeightSource& source) {
   const auto tensor = [&](int index) -> const Tensor& { return tensors[static_cast<size_t>(index)]; };
   const char* name = shape.name.c_str();
+  if (!source.parts.empty()) return FirstPartPacker(tensors, shape, source);
   LOWBIT_ASSIGN_OR_RETURN(const RowMap map, RotaryRowMap(name, shape.n, source.rope_heads));
   if (source.tensor >= 0) {
     const Tensor& t = tensor(source.tensor);
@@ -87,6 +90,7 @@ Result<std::unique_ptr<Packer>> StoredPacker(const std::vector<Tensor>& tensors,
       case DType::kI8:
       case DType::kU8:
       case DType::kI16:
+      case DType::kU16:
       case DType::kI32:
       case DType::kI64:
         return Error(Code::kCorruptFile,
@@ -137,6 +141,9 @@ Result<std::unique_ptr<Packer>> SourcePacker(const std::vector<Tensor>& tensors,
                                              const KernelTable& kernels) {
   Result<std::unique_ptr<Packer>> stored = StoredPacker(tensors, shape, source);
   if (!stored.ok() || source.round_bits == 0) return stored;
+  if (!source.parts.empty())
+    return Error(Code::kUnsupported, "%s is stored in parts and cannot be rounded to %d bits; leave lmHeadBits out", shape.name.c_str(),
+                 source.round_bits);
   return RequantizingPacker(shape.name.c_str(), std::move(stored.value()), source.round_bits, kernels.unpack_panel);
 }
 

@@ -25,6 +25,17 @@ struct Progress {
   }
 };
 
+// Tensors of one part in a lowbit container (quantize/container_tensors.h); indices into ModelSpec.tensors, -1 = none.
+struct PartTensors {
+  PartKind kind = PartKind::kAffine;
+  int bits = 0, group_size = 0, scale_bits = 0;
+  int count = 0;  // rows of an affine part, rank, sparse values
+  AffineKind affine = AffineKind::kSymmetric;
+  int codes = -1, scales = -1, seconds = -1, scale_codes = -1, zero_codes = -1, tiles = -1, rows = -1, g_idx = -1;  // kAffine
+  int a = -1, b = -1;                                                                                               // kLowRank
+  int row_offsets = -1, columns = -1, values = -1;                                                                  // kSparse
+};
+
 // Tensors of a weight or vector; indices into ModelSpec.tensors.
 struct WeightSource {
   int tensor = -1;                                         // dense or GGUF blocks
@@ -32,6 +43,8 @@ struct WeightSource {
   int bits = 0, group_size = 0, zero_offset = 0;
   std::optional<WordLayout> layout;  // of those words; none: GPTQ
   bool transposed = false;           // the tensor holds [k, n]; floats only
+  std::vector<PartTensors> parts;    // lowbit container, when not empty; the first is affine
+  int input_scale = -1;              // of the parts
   int rope_heads = 0;                // > 0: undo GGUF's pairwise rotary row order
   int round_bits = 0;                // 4, 5, 6, 8: round to that width at load (part/requantize.cc); 0: as stored
 };

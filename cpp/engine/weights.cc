@@ -128,7 +128,8 @@ class ArenaPacker {
                    end = std::min(rows, static_cast<size_t>(task.panel1) * kPanelRows);
       t.file->DontNeed(t.data + begin * row_bytes, (end - begin) * row_bytes);
     } else if (last) {
-      for (const int t : {source.tensor, source.qweight, source.qzeros, source.scales}) {
+      const bool parts = !source.parts.empty();
+      for (const int t : {source.tensor, parts ? source.parts.front().codes : source.qweight, source.qzeros, source.scales}) {
         if (t < 0) continue;
         const Tensor& words = tensors_[static_cast<size_t>(t)];
         words.file->DontNeed(words.data, words.bytes);
@@ -227,7 +228,7 @@ bool IsSecondCopy(const std::vector<WeightSource>& weights, size_t index) {
   const WeightSource& own = weights[index];
   if (own.round_bits == 0) return false;
   return std::any_of(weights.begin(), weights.begin() + static_cast<std::ptrdiff_t>(index), [&](const WeightSource& other) {
-    return own.tensor >= 0 ? other.tensor == own.tensor : other.qweight == own.qweight;
+    return own.tensor >= 0 ? other.tensor == own.tensor : own.qweight >= 0 && other.qweight == own.qweight;
   });
 }
 
@@ -235,8 +236,11 @@ Result<LoadedWeights> LoadWeights(const ModelSpec& spec, const Plan& plan, const
                                   Pool& pool, const Progress& progress) {
   ArenaPacker packer(spec, plan, tensors, kernels, pool);
   try {
-    if (!spec.packed_cache.empty()) return LoadThroughCache(spec, plan, tensors, packer, pool, progress);
+    const bool parts = std::any_of(spec.weights.begin(), spec.weights.end(), [](const WeightSource& w) { return !w.parts.empty(); });
+    if (!spec.packed_cache.empty() && !parts) return LoadThroughCache(spec, plan, tensors, packer, pool, progress);
     LoadedWeights loaded;
+    if (!spec.packed_cache.empty())
+      loaded.cache = {CacheState::kFailed, "a packed-weight cache holds one part per weight, and lowbit containers may have several"};
     const auto report = [&](size_t done) { progress.Report(static_cast<int64_t>(done), static_cast<int64_t>(packer.bytes())); };
     LOWBIT_RETURN_IF_ERROR(PackAll(packer, ExecutionOrder(plan), progress, report, &loaded));
     return loaded;

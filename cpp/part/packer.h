@@ -27,6 +27,9 @@ class Packer {
   // Everything but the bytes: view.data is null, storage empty.
   const Part& part() const { return part_; }
 
+  // Scales of the input columns, which the part takes along (Part::input_scale).
+  void SetInputScale(std::vector<float> scale) { part_.input_scale = std::move(scale); }
+
   // Packs panels [panel0, panel1) to `panels`: zero-filled memory of (panel1 - panel0) * view.panel_bytes bytes, 64-byte aligned.
   // May run on several threads at once. CORRUPT_FILE naming the tensor when a value cannot be a weight (NaN, infinity).
   virtual Status Pack(int panel0, int panel1, uint8_t* panels) const = 0;
@@ -53,6 +56,8 @@ Result<std::unique_ptr<Packer>> TransposedPacker(const char* name, DType dtype, 
 Result<std::unique_ptr<Packer>> GgufPacker(const char* name, DType dtype, const uint8_t* rows, int n, int k, const RowMap& map);
 Result<std::unique_ptr<Packer>> GptqPacker(const char* name, const GptqTensors& tensors, const RowMap& map);
 Result<std::unique_ptr<Packer>> WordPacker(const char* name, const WordTensors& tensors, const RowMap& map);
+// The part has rows and permutation set. CORRUPT_FILE for sizes that do not fit.
+Result<std::unique_ptr<Packer>> ContainerPacker(const char* name, const ContainerAffine& tensors);
 
 // ---- requantize.cc: rounds any weight to `bits` wide codes as it is packed: groups of 32 columns (in packed order), f16 scales.
 // 6 and 8 bits are symmetric, 4 and 5 bits have a minimum (docs/formats.md, "Requantised head"). unpack is KernelTable::unpack_panel:

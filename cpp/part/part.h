@@ -73,6 +73,21 @@ struct AffineSource {
 };
 Result<Part> PackAffine(const char* name, const AffineSource& source);
 
+// ---- container.cc: an affine part of a lowbit container as its file has it (docs/formats.md, "lowbit container"); sizes in bytes, no
+// alignment. n rows, of all_rows of the linear.
+struct ContainerAffine {
+  int n = 0, k = 0, bits = 0, group_size = 0, all_rows = 0;
+  AffineKind affine = AffineKind::kSymmetric;
+  int scale_bits = 0;                // > 0: scales and minima are codes (scale_codes, zero_codes, tiles), else scales and seconds
+  std::span<const uint8_t> codes;    // [n] bit streams of k codes (part/bit_stream.h)
+  std::span<const uint8_t> scales;   // [n, groups] f16
+  std::span<const uint8_t> seconds;  // kMinimum: [n, groups] f16; kZeroPoint: [n] bit streams of groups zero points
+  std::span<const uint8_t> scale_codes, zero_codes;  // [n] bit streams of groups codes
+  std::span<const uint8_t> tiles;                    // [ceil(n / 16), groups, 4] f16: scale step, scale zero, zero step, zero zero
+  std::span<const int32_t> rows;                     // [n] or empty
+  std::span<const int32_t> g_idx;                    // [k] or empty
+};
+
 // ---- low_rank.cc
 // B A from a [rank, k] and b [n, rank], row-major f16, finite (CORRUPT_FILE naming `name` otherwise); 1 <= rank <= min(n, k).
 Result<Part> PackLowRank(const char* name, int n, int k, int rank, const uint8_t* a, const uint8_t* b);

@@ -21,6 +21,7 @@ export const DTYPES: ReadonlyMap<string, DtypeSize> = new Map(
       ['I8', 1, 1],
       ['U8', 1, 1],
       ['I16', 1, 2],
+      ['U16', 1, 2],
       ['I32', 1, 4],
       ['I64', 1, 8],
       ['Q4_0', 32, 18],

@@ -6,9 +6,10 @@ import { type AwqConfig, readAwqConfig } from './awq_config';
 import { type CompressedTensorsConfig, readCompressedTensorsConfig } from './compressed_tensors_config';
 import { type GptqConfig, readGptqConfig } from './gptq_config';
 import { isObject, own } from './json';
+import { type LowbitConfig, readLowbitConfig } from './lowbit_config';
 import { SettingsReader, badSetting } from './settings_reader';
 
-export type QuantizationConfig = GptqConfig | AwqConfig | CompressedTensorsConfig;
+export type QuantizationConfig = GptqConfig | AwqConfig | CompressedTensorsConfig | LowbitConfig;
 
 /** quant_method -> what such a checkpoint is called and, where there is a better way than another model, what to do. */
 const OTHER_METHODS: Readonly<Record<string, readonly [what: string, instead?: string]>> = {
@@ -61,6 +62,7 @@ export function parseQuantizationConfig(config: Readonly<Record<string, unknown>
   const method = reader.string(['quant_method', 'method']) ?? (raw['config_groups'] === undefined ? 'gptq' : 'compressed-tensors');
   if (method === 'gptq') return readGptqConfig(reader);
   if (method === 'awq') return readAwqConfig(reader);
+  if (method === 'lowbit') return readLowbitConfig(reader);
   if (method === 'compressed-tensors') return readCompressedTensorsConfig(reader);
   const [what, instead] = (Object.hasOwn(OTHER_METHODS, method) ? OTHER_METHODS[method] : undefined) ?? [
     `weights quantised by "${method.slice(0, 60)}"`,

@@ -41,7 +41,29 @@ export type WeightSource =
       readonly gIdx?: number;
       readonly bits: number; // 1 to 8
       readonly groupSize: number; // resolved, > 0
-    };
+    }
+  | { readonly kind: 'parts'; readonly inputScale?: number; readonly parts: readonly PartSource[] }; // lowbit container, affine part first
+
+/** One part of a weight in a lowbit container; numbers of tensors where not said otherwise. docs/formats.md has shapes and types. */
+export type PartSource =
+  | {
+      readonly kind: 'affine';
+      readonly count: number; // rows
+      readonly bits: number;
+      readonly groupSize: number;
+      readonly affine: 'symmetric' | 'minimum' | 'zero_point';
+      readonly scaleBits: number; // of coded scales, 0 = scales as they are
+      readonly codes: number;
+      readonly scales?: number;
+      readonly seconds?: number; // minima or zero points
+      readonly scaleCodes?: number;
+      readonly zeroCodes?: number;
+      readonly tiles?: number;
+      readonly rows?: number; // absent: all rows
+      readonly gIdx?: number; // absent: column / groupSize
+    }
+  | { readonly kind: 'lowrank'; readonly count: number; readonly a: number; readonly b: number } // count: the rank
+  | { readonly kind: 'sparse'; readonly count: number; readonly rowOffsets: number; readonly columns: number; readonly values: number };
 
 /** A matrix [n, k] (out_features, in_features). */
 export interface Weight {

@@ -164,8 +164,8 @@ export class Decoder {
   /** A matrix of rows to look up, each as wide as the model. */
   private table(name: string, n: number): number {
     const { hiddenSize } = this.shape;
-    const tensor = this.tensors.dense(`${name}.weight`, [n, hiddenSize], 'matrix');
-    return this.builder.weight({ name, n, k: hiddenSize, source: { kind: 'tensor', tensor }, role: 'embedding' });
+    const source = this.tensors.embedding(name, n, hiddenSize);
+    return this.builder.weight({ name, n, k: hiddenSize, source, role: 'embedding' });
   }
 
   /** Adds a rotary table, for Layer.rope. `layerType` picks one where the configuration has several. */
@@ -454,7 +454,7 @@ function readShape(config: ConfigReader, traits: Traits): DecoderShape {
 }
 
 function isTied(config: ConfigReader, traits: Traits, checkpoint: Checkpoint): boolean {
-  const hasHead = ['weight', 'qweight', 'weight_packed'].some((part) => checkpoint.find(`lm_head.${part}`) !== undefined);
+  const hasHead = ['weight', 'qweight', 'weight_packed', 'parts'].some((part) => checkpoint.find(`lm_head.${part}`) !== undefined);
   // GGUF has no key for it: a file without a head is tied.
   if (checkpoint.kind === 'gguf') return !hasHead;
   return config.boolean('tie_word_embeddings', traits.tied ?? !hasHead);

@@ -53,6 +53,7 @@ const hasQuantizedLinear = (plan: Plan, checkpoint: Checkpoint): boolean =>
 
 /** Bits per code as the file stores a weight: 32 and 16 for dense ones, the digit of a GGUF block type (Q6_K: 6). */
 function codeBits({ source }: Weight, checkpoint: Checkpoint): number {
+  if (source.kind === 'parts') return 8; // codes of at most that many; its own writer chose them
   if (source.kind !== 'tensor') return source.bits;
   const dtype = checkpoint.tensors[source.tensor]?.dtype ?? '';
   const block = /^[IT]?Q(\d)_/.exec(dtype)?.[1];

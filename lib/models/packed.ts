@@ -58,6 +58,7 @@ type Found = WeightSource | string;
 function qweightLinear(tensors: PackedTensors, config: QuantizationConfig | undefined, name: string, n: number, k: number): Found {
   if (config === undefined) return 'there is no quantization_config';
   if (config.method === 'compressed-tensors') return 'quantization_config describes compressed-tensors';
+  if (config.method === 'lowbit') return 'quantization_config describes a lowbit container';
   if (config.method === 'awq')
     return config.packs(name) ? awqLinear(tensors, config.groupSize, name, n, k) : 'modules_to_not_convert leaves it dense';
   const settings = config.module(name);

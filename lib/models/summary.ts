@@ -2,7 +2,7 @@
  * models: what a plan says about its model, for `lowbit inspect` and for the quantisation pipeline. Reads no weight data.
  */
 import type { Checkpoint } from '../checkpoint/types';
-import type { Expert, Op, Plan, Weight, WeightSource } from '../graph/plan';
+import type { Expert, Op, PartSource, Plan, Weight, WeightSource } from '../graph/plan';
 
 export interface ModelSummary {
   readonly architecture: string;
@@ -96,21 +96,43 @@ export function quantizableWeights(plan: Plan): readonly LinearGroup[] {
 
 function tensorsOf({ source }: Weight): readonly number[] {
   if (source.kind === 'tensor') return [source.tensor];
+  if (source.kind === 'parts') return [source.inputScale, ...source.parts.flatMap(partTensors)].filter((tensor) => tensor !== undefined);
   return [source.qweight, source.qzeros, source.scales, source.gIdx].filter((tensor): tensor is number => tensor !== undefined);
+}
+
+function partTensors(part: PartSource): readonly (number | undefined)[] {
+  if (part.kind === 'lowrank') return [part.a, part.b];
+  if (part.kind === 'sparse') return [part.rowOffsets, part.columns, part.values];
+  return [part.codes, part.scales, part.seconds, part.scaleCodes, part.zeroCodes, part.tiles, part.rows, part.gIdx];
+}
+
+/** "4 bit, group 128 with 8 bit, group 128 with rank 32 with sparse" */
+function partsName({ parts }: Extract<WeightSource, { kind: 'parts' }>, k: number): string {
+  const names = parts.map((part) => {
+    if (part.kind === 'lowrank') return `rank ${part.count}`;
+    if (part.kind === 'sparse') return 'sparse';
+    return `${part.bits} bit, ${part.groupSize === k ? 'group = row' : `group ${part.groupSize}`}`;
+  });
+  return [...new Set(names)].join(' with ');
 }
 
 /** Distinct storage kinds of the linears, by falling number of parameters. */
 function storage(plan: Plan, checkpoint: Checkpoint): string {
   const linears = plan.weights.filter(({ role }) => role === 'linear');
-  const groupSizes = new Set(linears.flatMap(({ source }) => (source.kind === 'tensor' ? [] : [source.groupSize])));
+  const groupSizes = new Set(
+    linears.flatMap(({ source }) => (source.kind === 'tensor' || source.kind === 'parts' ? [] : [source.groupSize])),
+  );
   // Group sizes are resolved: where the group was the whole row, they differ and each is its weight's k.
-  const wholeRows = groupSizes.size > 1 && linears.every(({ source, k }) => source.kind === 'tensor' || source.groupSize === k);
+  const wholeRows =
+    groupSizes.size > 1 && linears.every(({ source, k }) => source.kind === 'tensor' || source.kind === 'parts' || source.groupSize === k);
   const totals = new Map<string, number>();
   for (const { source, n, k } of linears) {
     const kind =
       source.kind === 'tensor'
         ? (checkpoint.tensors[source.tensor]?.dtype ?? 'unknown')
-        : `${packedName(source)} ${source.bits} bit, ${wholeRows ? 'group = row' : `group ${source.groupSize}`}`;
+        : source.kind === 'parts'
+          ? partsName(source, k)
+          : `${packedName(source)} ${source.bits} bit, ${wholeRows ? 'group = row' : `group ${source.groupSize}`}`;
     totals.set(kind, (totals.get(kind) ?? 0) + n * k);
   }
   return [...totals]
@@ -119,7 +141,7 @@ function storage(plan: Plan, checkpoint: Checkpoint): string {
     .join(' + ');
 }
 
-function packedName(source: Exclude<WeightSource, { kind: 'tensor' }>): string {
+function packedName(source: Exclude<WeightSource, { kind: 'tensor' | 'parts' }>): string {
   if (source.kind === 'gptq') return 'GPTQ';
   return source.layout === 'awq' ? 'AWQ' : 'compressed-tensors';
 }

@@ -10,6 +10,7 @@ import { SettingsReader } from '../checkpoint/settings_reader';
 import type { Checkpoint, TensorEntry } from '../checkpoint/types';
 import { LowbitError } from '../errors';
 import type { WeightSource } from '../graph/plan';
+import { containerLinear } from './container';
 import { ABSENT, FLOATS, type PackedTensors, packedLinear, packedTensorNames } from './packed';
 
 /**
@@ -65,9 +66,16 @@ export class TensorResolver {
     return index;
   }
 
+  /** The source of the embedding: dense, or in parts. */
+  embedding(name: string, n: number, k: number): WeightSource {
+    if (this.checkpoint.find(`${name}.parts`) !== undefined) return containerLinear(this.packedTensors, name, n, k);
+    return { kind: 'tensor', tensor: this.dense(`${name}.weight`, [n, k], 'matrix') };
+  }
+
   /** The source of linear `name`: dense when name.weight exists ([k, n] where `transposed`), packed when the tensors of a quantised linear do. */
   matrix(name: string, n: number, k: number, transposed = false): WeightSource {
     const has = (part: string): boolean => this.checkpoint.find(`${name}.${part}`) !== undefined;
+    if (has('parts') && this.quantization?.method === 'lowbit') return containerLinear(this.packedTensors, name, n, k);
     const part = packedTensorNames.find(has);
     if (has('weight') || (part === undefined && !this.expectsPacked(name))) {
       if (transposed) return { kind: 'tensor', tensor: this.dense(`${name}.weight`, [k, n], 'vector'), transposed };
@@ -82,7 +90,7 @@ export class TensorResolver {
 
   private expectsPacked(name: string): boolean {
     const { quantization } = this;
-    if (quantization === undefined) return false;
+    if (quantization === undefined || quantization.method === 'lowbit') return false;
     return quantization.method === 'awq' ? quantization.packs(name) : quantization.module(name) !== undefined;
   }
 

@@ -161,6 +161,7 @@ function sourceType(checkpoint: Checkpoint, plan: Plan, { from, dtype }: DenseTe
   const source = plan.weights[from.weight]?.source;
   if (source === undefined) return dtype;
   if (source.kind === 'tensor') return checkpoint.tensors[source.tensor]?.dtype ?? dtype;
+  if (source.kind === 'parts') return 'parts';
   return `${source.kind === 'gptq' ? 'GPTQ' : 'packed'} ${source.bits} bit, group ${source.groupSize}`;
 }
 

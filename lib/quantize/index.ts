@@ -111,7 +111,12 @@ async function run(
       const { cpu, bf16 } = native().engineInfo();
       const report = record.finish({
         lowbit: { version, cpu, isa, bf16, threads },
-        model: { name: modelName(checkpoint.path), kind: checkpoint.kind, architecture: plan.architecture },
+        model: {
+          name: modelName(options.model),
+          ...(prepared.pulled === undefined ? {} : { commit: prepared.pulled.commit }),
+          kind: checkpoint.kind,
+          architecture: plan.architecture,
+        },
         options,
         checkpointFormat: format.name,
         samples,

@@ -15,7 +15,7 @@ import { checkEach, defaultSettings, settingRules, type SolveSettings } from './
 
 export type CalibrationPrecision = 'fast' | 'exact';
 
-export type QuantizeFormat = 'gptq' | 'gptq_v2' | 'gguf';
+export type QuantizeFormat = 'gptq' | 'gptq_v2' | 'gguf' | 'lowbit';
 
 export type ReportFiles = 'full' | 'json' | 'none';
 
@@ -79,7 +79,7 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   /**
    * Layout of the output. 'gptq': Hugging Face GPTQ checkpoint, version 1 for symmetric grids and version 2 otherwise; 'gptq_v2': version 2, whose
    * zero points are stored as they are; 'gguf': a directory with model.gguf for llama.cpp, tokenizer included, its codes solved on the grids of
-   * ggufType. Default 'gptq'.
+   * ggufType; 'lowbit': lowbit's own container, which holds what the others have no place for. Default 'gptq'.
    */
   readonly format?: QuantizeFormat;
   /**
@@ -180,7 +180,7 @@ const spec = {
   output: pathString,
   method: oneOf(...methodNames),
   preset: oneOf('quality', 'fast', 'compat'),
-  format: oneOf('gptq', 'gptq_v2', 'gguf'),
+  format: oneOf('gptq', 'gptq_v2', 'gguf', 'lowbit'),
   ggufType: oneOf(...ggufTypes),
   ...settingRules,
   calibration,

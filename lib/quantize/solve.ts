@@ -259,7 +259,8 @@ function deliver(run: SolveRun, result: SolveResult, hessian: boolean): SolvedLi
   const target = run.targets.get(result.weight);
   if (target === undefined) throw new LowbitError('INTERNAL', `The engine solved weight ${result.weight}, which was not asked for`);
   const tensors = run.format.solved(target, result);
-  return { weight: result.weight, tensors, report: run.record.add(target, result, hessian, run.format.solvedBytes(target)) };
+  const bytes = tensors.reduce((sum, { data }) => sum + data.byteLength, 0);
+  return { weight: result.weight, tensors, report: run.record.add(target, result, hessian, bytes) };
 }
 
 /** Settings of one job as the engine takes them. */

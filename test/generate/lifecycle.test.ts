@@ -19,7 +19,7 @@ describe('loadModel', () => {
     [{ signal: {} }, 'Expected AbortSignal for signal but received an instance of Object'],
     [
       { thread: 1 },
-      'Unknown option "thread" for loadModel. Did you mean "threads"? Known options: threads, precision, lmHeadBits, packedCache, onLoadProgress, signal',
+      'Unknown option "thread" for loadModel. Did you mean "threads"? Known options: threads, precision, lmHeadBits, packedCache, hub, onLoadProgress, signal',
     ],
     [3, 'Expected object for the options of loadModel but received 3 of type number'],
   ])('refuses %j', async (options, message) => {

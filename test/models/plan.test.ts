@@ -14,11 +14,11 @@ function opsNamed<Name extends Op['op']>(plan: Plan, name: Name): Extract<Op, { 
 
 /** Every tensor number a plan uses, with repetitions. */
 function usedTensors(plan: Plan): number[] {
-  const ofWeights = plan.weights.flatMap(({ source }) =>
-    source.kind === 'tensor'
-      ? [source.tensor]
-      : [source.qweight, source.qzeros, source.scales, source.gIdx].filter((tensor): tensor is number => tensor !== undefined),
-  );
+  const ofWeights = plan.weights.flatMap(({ source }) => {
+    if (source.kind === 'tensor') return [source.tensor];
+    if (source.kind === 'parts') throw new Error('lowbit containers: see test/quantize/container.test.ts');
+    return [source.qweight, source.qzeros, source.scales, source.gIdx].filter((tensor): tensor is number => tensor !== undefined);
+  });
   return [...ofWeights, ...plan.vectors.map(({ tensor }) => tensor)].sort((a, b) => a - b);
 }
 

@@ -257,6 +257,7 @@ function readVector({ tensor, addend = 0, ropeHeads }: Vector, checkpoint: TestC
 function readWeight({ n, k, source, ropeHeads }: Weight, checkpoint: TestCheckpoint): Matrix {
   if (source.kind === 'gptq') return dequantized(n, k, source, checkpoint);
   if (source.kind === 'words') throw new Error('packed words of AWQ and compressed-tensors: see test/engine/packed.test.ts');
+  if (source.kind === 'parts') throw new Error('lowbit containers: see test/quantize/container.test.ts');
   const values = checkpoint.data(source.tensor);
   return unpermuted(
     Array.from({ length: n }, (_, row) =>

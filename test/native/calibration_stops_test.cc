@@ -78,8 +78,7 @@ Outcome CheckSchedule(const Plan& plan, int max_columns = INT32_MAX) {
     const int here = stop.end() ? stop.resume : stop.linear;
     RunOps(plan, done, here, &straight);
     done = here;
-    EXPECT(stop.end() ? stop.resume == plan.blocks[size_t(stop.block)].end
-                      : stop.resume <= stop.linear && !StopInputs(plan, stop).empty());
+    EXPECT(stop.end() ? stop.resume == plan.blocks[size_t(stop.block)].end : stop.resume <= stop.linear && !StopInputs(plan, stop).empty());
 
     Columns columns = Stale(plan);  // another sample came between
     const auto each = [&](const StopPoint& s, auto fn) {

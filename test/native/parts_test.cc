@@ -5,76 +5,17 @@
 #include <random>
 
 #include "base/cpu.h"
-#include "base/half.h"
 #include "check.h"
 #include "kernel/chooser.h"
 #include "plan/executor.h"
 #include "quantize/pack_parts.h"
+#include "random_parts.h"
 
 using namespace lowbit;
+using lowbit_test::PartsShape;
+using lowbit_test::RandomLinear;
 
 namespace {
-
-float RoundHalf(float value) { return HalfToFloat(FloatToHalf(value)); }
-
-struct Shape {
-  int n, k, group_size, rank;
-  bool subsets, sparse, scales, minimum;
-};
-
-AffineCodes RandomCodes(std::mt19937& random, std::vector<int32_t> rows, int count, int k, int bits, int group_size, AffineKind kind) {
-  AffineCodes a;
-  a.rows = std::move(rows);
-  a.bits = bits;
-  a.group_size = group_size;
-  a.groups = (k + group_size - 1) / group_size;
-  a.affine = kind;
-  std::uniform_real_distribution<float> unit(0.25f, 1.0f);
-  for (int i = 0; i < count * k; ++i) a.codes.push_back(static_cast<uint8_t>(random() % (1u << bits)));
-  for (int i = 0; i < count * a.groups; ++i) {
-    a.scales.push_back(RoundHalf(unit(random) / static_cast<float>(1 << bits)));
-    if (kind == AffineKind::kMinimum) a.seconds.push_back(RoundHalf(-unit(random) / 2));
-    if (kind == AffineKind::kZeroPoint) a.seconds.push_back(static_cast<float>(random() % (1u << bits)));
-  }
-  return a;
-}
-
-LinearParts RandomLinear(const Shape& s, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  LinearParts linear;
-  linear.n = s.n;
-  linear.k = s.k;
-  const AffineKind kind = s.minimum ? AffineKind::kMinimum : AffineKind::kZeroPoint;
-  if (s.subsets) {
-    std::vector<int32_t> high, low;
-    for (int r = 0; r < s.n; ++r) (random() % 5 == 0 ? high : low).push_back(r);
-    const int low_count = static_cast<int>(low.size()), high_count = static_cast<int>(high.size());
-    linear.affine.push_back(RandomCodes(random, low, low_count, s.k, 4, s.group_size, kind));
-    linear.affine.push_back(RandomCodes(random, high, high_count, s.k, 8, s.group_size, AffineKind::kSymmetric));
-  } else {
-    linear.affine.push_back(RandomCodes(random, {}, s.n, s.k, 3, s.group_size, kind));
-  }
-  if (s.rank > 0) {
-    linear.low_rank.rank = s.rank;
-    for (int i = 0; i < s.rank * s.k; ++i) linear.low_rank.a.push_back(RoundHalf(normal(random) / 8));
-    for (int i = 0; i < s.n * s.rank; ++i) linear.low_rank.b.push_back(RoundHalf(normal(random) / 8));
-  }
-  if (s.sparse) {
-    linear.sparse.row_offsets.push_back(0);
-    for (int r = 0; r < s.n; ++r) {
-      for (int c = 0; c < s.k; ++c) {
-        if (r % 7 == 3 || random() % 20 != 0) continue;  // some rows have none
-        linear.sparse.columns.push_back(c);
-        linear.sparse.values.push_back(RoundHalf(normal(random)));
-      }
-      linear.sparse.row_offsets.push_back(static_cast<int32_t>(linear.sparse.columns.size()));
-    }
-  }
-  if (s.scales)
-    for (int c = 0; c < s.k; ++c) linear.input_scale.push_back(std::exp(normal(random) / 2));
-  return linear;
-}
 
 // [n][k], from the numbers alone.
 std::vector<double> Dense(const LinearParts& linear) {
@@ -182,7 +123,7 @@ std::vector<float> Normal(size_t count, uint32_t seed) {
   return values;
 }
 
-const Shape kShapes[] = {
+const PartsShape kShapes[] = {
     {37, 96, 32, 0, true, false, false, false},  {100, 64, 64, 5, false, false, false, false}, {50, 160, 16, 0, false, true, false, true},
     {64, 128, 128, 0, false, false, true, true}, {75, 256, 32, 9, true, true, true, true},     {700, 96, 32, 32, true, true, true, false},
 };
@@ -193,7 +134,7 @@ LOWBIT_TEST(PartsOfALinearAddUp) {
   for (const KernelCandidate& candidate : KernelCandidates()) {
     if (!candidate.usable) continue;
     const auto kernels = ChooseKernels(IsaName(candidate.isa));
-    for (const Shape& s : kShapes) {
+    for (const PartsShape& s : kShapes) {
       const LinearParts linears[2] = {RandomLinear(s, 11), RandomLinear(s, 12)};
       const int rows = 40;
       const std::vector<float> bias = Normal(static_cast<size_t>(s.n), 1), x = Normal(static_cast<size_t>(rows * s.k), 2),
@@ -211,7 +152,7 @@ LOWBIT_TEST(PartsOfALinearAddUp) {
 // The bits of a row do not depend on threads nor, up to sixteen rows, on its company.
 LOWBIT_TEST(PartsOfALinearAreReproducible) {
   const auto kernels = ChooseKernels("");
-  for (const Shape& s : kShapes) {
+  for (const PartsShape& s : kShapes) {
     const LinearParts linears[2] = {RandomLinear(s, 11), RandomLinear(s, 12)};
     const int rows = 32;
     const std::vector<float> bias = Normal(static_cast<size_t>(s.n), 1), x = Normal(static_cast<size_t>(rows * s.k), 2),
@@ -227,7 +168,7 @@ LOWBIT_TEST(PartsOfALinearAreReproducible) {
 }
 
 LOWBIT_TEST(SumOfPartsIsTheirSum) {
-  for (const Shape& s : kShapes) {
+  for (const PartsShape& s : kShapes) {
     const LinearParts linear = RandomLinear(s, 5);
     const auto parts = PackParts("w", linear);
     if (!EXPECT(parts.ok())) continue;
@@ -243,7 +184,7 @@ LOWBIT_TEST(SumOfPartsIsTheirSum) {
 }
 
 LOWBIT_TEST(PartsThatDoNotFitAreRefused) {
-  const Shape s = {37, 96, 32, 4, true, true, true, false};
+  const PartsShape s = {37, 96, 32, 4, true, true, true, false};
   const LinearParts good = RandomLinear(s, 1);
   EXPECT(PackParts("w", good).ok());
   LinearParts bad = good;

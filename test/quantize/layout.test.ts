@@ -88,7 +88,7 @@ test('all linears that do not fit are in one problem', () => {
   expect(problems).toHaveLength(1);
   expect(problems[0]?.code).toBe('UNSUPPORTED');
   expect(problems[0]?.message).toBe(
-    '2 of 3 linears do not fit the GPTQ layout: a (48 input columns are not a multiple of 32), c (12 output rows of 4 bit do not fill 32-bit words). Leave them dense with a rule such as dynamic: { "-:<name>": {} } or choose other bits',
+    '2 of 3 linears do not fit the layout of the output: a (48 input columns are not a multiple of 32), c (12 output rows of 4 bit do not fill 32-bit words). Leave them dense with a rule such as dynamic: { "-:<name>": {} } or choose other bits',
   );
   expect(
     select(

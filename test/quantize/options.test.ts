@@ -89,7 +89,7 @@ const expected: Record<string, string> = {
   output: 'non-empty path',
   method: 'one of "gptq", "rtn", "awq", "hqq", "spqr", "mixllm", "finequant"',
   preset: 'one of "quality", "fast", "compat"',
-  format: 'one of "gptq", "gptq_v2", "gguf"',
+  format: 'one of "gptq", "gptq_v2", "gguf", "lowbit"',
   bits: 'one of 2, 3, 4, 8',
   groupSize: 'one of 32, 64, 128, -1',
   sym: 'boolean',

@@ -10,7 +10,7 @@ interface Flags extends HubFlags {
   readonly output: string;
   readonly method: QuantizeMethod;
   readonly preset?: 'quality' | 'fast' | 'compat';
-  readonly format?: 'gptq' | 'gptq_v2' | 'gguf';
+  readonly format?: 'gptq' | 'gptq_v2' | 'gguf' | 'lowbit';
   readonly ggufType?: string;
   readonly bits?: number;
   readonly groupSize?: number;
@@ -58,11 +58,10 @@ export function quantizeCommand(command: Command, io: () => Io): void {
       ).choices(['quality', 'fast', 'compat']),
     )
     .addOption(
-      new Option('--format <name>', 'gptq (default); gptq_v2: zero points without offset; gguf: model.gguf for llama.cpp').choices([
-        'gptq',
-        'gptq_v2',
-        'gguf',
-      ]),
+      new Option(
+        '--format <name>',
+        'gptq (default); gptq_v2: zero points without offset; gguf: model.gguf for llama.cpp; lowbit: own container, holds what the others cannot',
+      ).choices(['gptq', 'gptq_v2', 'gguf', 'lowbit']),
     )
     .option('--gguf-type <name>', 'gguf: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K or a mixture, Q4_K_S to Q5_K_M (default: Q4_K_M)')
     .option('--bits <n>', 'bits per weight: 2, 3, 4 or 8 (default: 4)', parseNumber)

@@ -5,6 +5,7 @@ import { checkpointFormat, type Target } from '../layout';
 import type { ResolvedOptions } from '../options';
 import { ggufFormat } from './gguf';
 import { gptqFormat } from './gptq';
+import { lowbitFormat } from './lowbit';
 import type { OutputFormat } from './output';
 
 export type { Output, OutputFormat, OutputSource, PartTensor } from './output';
@@ -18,5 +19,7 @@ export function outputFormat({ format, ggufType }: ResolvedOptions, targets: rea
       return gptqFormat('gptq_v2');
     case 'gguf':
       return ggufFormat(ggufType);
+    case 'lowbit':
+      return lowbitFormat;
   }
 }

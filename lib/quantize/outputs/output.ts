@@ -48,12 +48,12 @@ export interface Output {
 
 export interface OutputFormat {
   /** As reports and files name it. */
-  readonly name: 'gptq' | 'gptq_v2' | 'gguf';
+  readonly name: 'gptq' | 'gptq_v2' | 'gguf' | 'lowbit';
   /** What the engine has to know to make `result` below. */
-  jobOptions(target: Target): Pick<SolveOptions, 'zeroOffset' | 'ggufType'>;
+  jobOptions(target: Target): Pick<SolveOptions, 'zeroOffset' | 'ggufType' | 'container'>;
   /** A solved linear as tensors. @throws {LowbitError} INTERNAL when the engine's arrays have other sizes than the file has room for */
   solved(target: Target, result: SolveResult): readonly PartTensor[];
-  /** Bytes of those tensors. */
+  /** Bytes of those tensors, before they exist; of 'lowbit' about so many. */
   solvedBytes(target: Target): number;
   /** Everything else that the output holds. */
   dense(checkpoint: Checkpoint, plan: Plan, targets: ReadonlyMap<number, Target>): readonly DenseTensor[];
