@@ -227,7 +227,7 @@ LOWBIT_TEST(StopsOfExperts) {
     int columns;
     std::vector<int> seen;
     for (const StopPoint& stop : PlanStops(plan, INT32_MAX, &columns)) {
-      if (stop.block > 0 || plan.ops[size_t(stop.linear)].kind != OpKind::kExperts) continue;
+      if (stop.block > 0 || stop.end() || plan.ops[size_t(stop.linear)].kind != OpKind::kExperts) continue;
       for (const StopInput& input : StopInputs(plan, stop)) {
         EXPECT(input.view.width == (stop.down ? width : kHidden) && input.expert >= 0);
         seen.insert(seen.end(), input.weights.begin(), input.weights.end());
