@@ -1,6 +1,7 @@
 /**
  * Peak memory of compressing a model of 2 billion parameters' shape (hidden 2,048, feed-forward 5,632, vocabulary 256,000), with random weights that
- * are written row by row and deleted at the end: npm run memory-test [-- layers method folder]. Layers (default 2) change how long it takes, not the peak.
+ * are written row by row and deleted at the end: npm run memory-test [-- layers method folder]. Layers (default 2) change how long it takes, not
+ * the peak; with one, the end of a block and its kept state are not part of it.
  * 128 x 512 calibration tokens. Needs dist/ and 2 GB of disk and 0.1 GB per layer, twice.
  */
 import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';

@@ -4,6 +4,7 @@
  */
 import { readdir } from 'node:fs/promises';
 import path from 'node:path';
+import { carriedFiles } from '../checkpoint/carried_files';
 import { corruptFile, exists } from '../checkpoint/files';
 import { isObject, own, readJsonObject } from '../checkpoint/json';
 import { LowbitError } from '../errors';
@@ -12,29 +13,7 @@ export const indexFile = 'model.safetensors.index.json';
 const maxIndexBytes = 256e6;
 
 /** What the reader of checkpoints looks for and what compression carries over to its output. */
-const sideFiles: ReadonlySet<string> = new Set([
-  'config.json',
-  'generation_config.json',
-  'quantize_config.json',
-  'quant_config.json',
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'tokenizer.model',
-  'spiece.model',
-  'vocab.json',
-  'vocab.txt',
-  'merges.txt',
-  'chat_template.jinja',
-  'chat_template.json',
-  'LICENSE',
-  'LICENSE.md',
-  'LICENSE.txt',
-  'NOTICE',
-  'NOTICE.txt',
-  'USE_POLICY.md',
-]);
+const sideFiles: ReadonlySet<string> = new Set(['config.json', 'quantize_config.json', 'quant_config.json', ...carriedFiles]);
 
 export interface Selection {
   /** Everything but weights. */

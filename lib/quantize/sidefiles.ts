@@ -4,31 +4,10 @@
  */
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { carriedFiles } from '../checkpoint/carried_files';
 import { LowbitError } from '../errors';
 import type { Checkpoint } from '../checkpoint/types';
 import { addToConfigText, configText } from './config';
-
-/** Tokenizer, template, generation settings and licence. */
-export const carriedFiles: readonly string[] = [
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'tokenizer.model',
-  'spiece.model',
-  'vocab.json',
-  'vocab.txt',
-  'merges.txt',
-  'chat_template.jinja',
-  'chat_template.json',
-  'generation_config.json',
-  'LICENSE',
-  'LICENSE.md',
-  'LICENSE.txt',
-  'NOTICE',
-  'NOTICE.txt',
-  'USE_POLICY.md',
-];
 
 /** The largest tokenizer files known are about 35 MB; anything beyond this is not what its name says. */
 const maxSideFileBytes = 256 * 2 ** 20;

@@ -42,7 +42,7 @@ const blockSize = 128;
 
 /**
  * What the states of a calibration may take. Up to it nothing runs twice; above it, the products before the widest stop of each block (gate and up
- * before down) do, at a fifth of the time of a run. 1 GiB is 128 x 512 tokens of a model 1,024 wide, or 2,048 without that stop.
+ * before down) do. 1 GiB is 128 x 512 tokens of a model 1,024 wide, or 2,048 without that stop.
  */
 const stateBytes = 2 ** 30;
 
