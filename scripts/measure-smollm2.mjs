@@ -3,7 +3,7 @@
  * Needs WikiText-2's wiki.test.raw and a calibration text, cal_wiki.utf8, in LOWBIT_TEXTS or ../shared/data. Run it on an idle machine;
  * about 70 minutes on 2 cores, most of it the rows of docs/quality.md. Prints one JSON line per figure and, at the end, the table.
  *
- * npm run measure -- [name ...] runs only the named rows (and what they need).
+ * npm run measure -- [name ...] runs only the named rows (and what they need); 'table_*' those whose names begin so.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -70,7 +70,7 @@ function compressed(name, make) {
 /** Against the checkpoint, on the exact path. */
 function compared(name, make) {
   const output = path.join(scratch, name);
-  const { seconds, peak_rss_bytes, bits_per_weight_quantized, report } = make(output);
+  const { seconds, cpu_seconds, peak_rss_bytes, bits_per_weight_quantized, report } = make(output);
   const found = lowbit('compare', output, checkpoint, '--text', wiki, '--context', '512', '--chunks', '24', '--precision', 'exact');
   rmSync(output, { recursive: true });
   return {
@@ -81,6 +81,7 @@ function compared(name, make) {
     error: report.totals.error.toExponential(3),
     bits_per_weight_quantized,
     seconds,
+    cpu_seconds,
     peak_rss_bytes,
   };
 }
@@ -103,6 +104,39 @@ const ladder = [
   ['quality', '--preset', 'quality'],
 ];
 
+/**
+ * docs/quality.md, the table of methods. Symmetric grids where a method leaves the choice: this checkpoint was made from a file of asymmetric groups of 32,
+ * which such a grid of 4 bit would meet exactly. SpQR has groups of 16 of its own.
+ */
+const tableMethods = {
+  rtn: ['--method', 'rtn'],
+  awq: ['--method', 'awq', '--format', 'lowbit'],
+  hqq: ['--method', 'hqq', '--format', 'lowbit'],
+  compat: ['--preset', 'compat'],
+  quality: [],
+  eora: ['--format', 'lowbit', '--eora-rank', '16'],
+  mixllm: ['--method', 'mixllm', '--format', 'lowbit'],
+  spqr: ['--method', 'spqr', '--format', 'lowbit'],
+};
+const calibrationFlags = ['--calibration', calibration, '--calibration-samples', '128', '--calibration-length', '512'];
+const tableRow = (name, bits, group) => {
+  const grid = group === undefined ? [] : ['--group-size', String(group)];
+  const data = ['rtn', 'hqq'].includes(name) ? [] : calibrationFlags;
+  return compared('table', (output) =>
+    lowbit('quantize', checkpoint, '--output', output, ...tableMethods[name], '--bits', String(bits), ...grid, ...data),
+  );
+};
+const table = Object.fromEntries(
+  Object.keys(tableMethods).flatMap((name) =>
+    [4, 3, 2].flatMap((bits) =>
+      (name === 'spqr' ? [undefined] : [128, 64, 32]).map((group) => [
+        `table_${name}_${bits}bit${group === undefined ? '' : `_g${group}`}`,
+        () => tableRow(name, bits, group),
+      ]),
+    ),
+  ),
+);
+
 const rows = {
   checkpoint: () => ({ exact: perplexity(checkpoint, 'exact'), fast: perplexity(checkpoint, 'fast') }),
   gguf_q4_1: () => ({ exact: perplexity(gguf, 'exact'), fast: perplexity(gguf, 'fast') }),
@@ -117,6 +151,7 @@ const rows = {
       ]),
     ),
   ),
+  ...table,
   gptq_noise_fast: () => ({ exact: noise('fast', 'fast') }),
   gptq_noise_exact: () => ({ exact: noise('exact', 'fast') }),
   quality_noise: () => ({ exact: noise('fast', 'quality') }),
@@ -132,7 +167,8 @@ const rows = {
 const wanted = process.argv.slice(2);
 const results = [];
 for (const [name, measure] of Object.entries(rows)) {
-  if (wanted.length > 0 && !wanted.includes(name)) continue;
+  const asked = wanted.some((word) => word === name || (word.endsWith('*') && name.startsWith(word.slice(0, -1))));
+  if (wanted.length > 0 && !asked) continue;
   const result = { name, ...measure() };
   results.push(result);
   console.log(JSON.stringify(result));

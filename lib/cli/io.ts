@@ -48,3 +48,9 @@ export function createIo(streams: IoStreams, json: boolean, signal: AbortSignal,
 
 /** Most memory this process ever held, in bytes. */
 export const peakRssBytes = (): number => process.resourceUsage().maxRSS * 1024;
+
+/** Processor time of all threads so far, in seconds: on a shared machine a steadier measure of work than the clock. */
+export const cpuSeconds = (): number => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+};

@@ -57,6 +57,7 @@ const modelKeys = [
   'model',
   'packed_cache',
   'peak_rss_bytes',
+  'cpu_seconds',
   'precision',
   'threads',
   'weight_bytes',
@@ -253,7 +254,15 @@ describe('commands', () => {
     );
     expect(code).toBe(0);
     expect(value).toMatchObject({ output: packed, method: 'gptq', bits: 4 });
-    for (const key of ['bits_per_weight', 'bits_per_weight_quantized', 'seconds', 'peak_rss_bytes', 'bytes_before', 'bytes_after'])
+    for (const key of [
+      'bits_per_weight',
+      'bits_per_weight_quantized',
+      'seconds',
+      'cpu_seconds',
+      'peak_rss_bytes',
+      'bytes_before',
+      'bytes_after',
+    ])
       expect(value[key]).toBeGreaterThan(0);
     expect((value['report'] as { linears: unknown[] }).linears.length).toBe(28);
 

@@ -1,7 +1,7 @@
 /** lowbit quantize: compresses a model and reports what was done. */
 import { type Command, Option } from 'commander';
 import { type QuantizeMethod, type QuantizeOptions, type QuantizeProgress, quantize } from '../../index';
-import { type Io, peakRssBytes } from '../io';
+import { type Io, cpuSeconds, peakRssBytes } from '../io';
 import { camelCaseRules, defined, parseJsonObject, parseNumber, toSnakeCase } from '../parse';
 import { addHubOptions, examples, hubOptions, type HubFlags } from '../runtime';
 import { formatBytes } from '../../units';
@@ -156,6 +156,7 @@ async function run(io: Io, model: string, flags: Flags): Promise<void> {
     bytes_before: totals.bytesBefore,
     bytes_after: totals.bytesAfter,
     seconds: totals.seconds,
+    cpu_seconds: cpuSeconds(),
     peak_rss_bytes: peakRssBytes(),
     report: toSnakeCase(report, ['dynamic']),
   });
