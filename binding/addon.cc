@@ -14,6 +14,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   lowbit::ExportContext(env, exports);
   lowbit::ExportGeneration(env, exports);
   lowbit::ExportCalibration(env, exports);
+  lowbit::ExportTrials(env, exports);
   return exports;
 }
 

@@ -1,4 +1,5 @@
-// binding/: createCalibration, calibrationAdvance, calibrationSolve, calibrationState, setCalibrationState, disposeCalibration.
+// binding/: createCalibration, calibrationAdvance, calibrationSolve, calibrationTry, calibrationState, setCalibrationState,
+// disposeCalibration.
 #include "engine/calibration.h"
 
 #include "exports.h"
@@ -6,6 +7,7 @@
 #include "handles.h"
 #include "job.h"
 #include "solve_result.h"
+#include "trials.h"
 
 namespace lowbit {
 namespace {
@@ -95,17 +97,7 @@ Napi::Value Solve(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Status status;
   const auto state = Live(info[0], &status);
-  auto jobs = std::make_shared<std::vector<SolveJob>>();
-  if (status.ok() && !info[1].IsArray()) status = Error(Code::kInvalidArgument, "Expected an array of solve jobs");
-  if (status.ok()) {
-    const Napi::Array array = info[1].As<Napi::Array>();
-    for (uint32_t i = 0; i < array.Length() && status.ok(); ++i) {
-      Fields f(array.Get(i), "jobs[" + std::to_string(i) + "]", &status);
-      const int weight = static_cast<int>(f.Int("weight", 0, 0x7fffffff));
-      Fields options = f.Object("options");
-      jobs->push_back(ReadSolveJob(weight, options, &status));
-    }
-  }
+  auto jobs = std::make_shared<std::vector<SolveJob>>(ReadSolveJobs(info[1], &status));
   if (!status.ok()) return Reject(env, status);
   auto outputs = std::make_shared<std::vector<SolveOutput>>();
   ++state->owner->busy;
@@ -129,6 +121,31 @@ Napi::Value Solve(const Napi::CallbackInfo& info) {
     return out;
   };
   job.finally = [state] { --state->owner->busy; };
+  return StartJob(env, std::move(job));
+}
+
+Napi::Value Try(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Status status;
+  const auto state = Live(info[0], &status);
+  const auto trials = LiveTrials(info[1], &status);
+  const auto jobs = std::make_shared<std::vector<SolveJob>>(ReadSolveJobs(info[2], &status));
+  if (status.ok() && trials->owner != state->owner)
+    status = Error(Code::kInvalidArgument, "The calibration and the trials are of different models");
+  if (!status.ok()) return Reject(env, status);
+  const auto tried = std::make_shared<std::vector<Tried>>();
+  JobSpec job;
+  job.worker = state->owner->worker;
+  job.control = info[3];
+  job.keep = {info[0], info[1]};
+  job.work = [state, trials, jobs, tried](const Progress& progress) -> Status {
+    std::vector<SolveRequest> requests;
+    for (const SolveJob& j : *jobs) requests.push_back(j.request);
+    LOWBIT_ASSIGN_OR_RETURN(const std::vector<Solved> solved, state->calibration->Try(*trials->trials, requests, progress));
+    *tried = TriedOf(*trials->trials, *jobs, solved);
+    return Status::Ok();
+  };
+  job.result = [tried](Napi::Env e) { return TriedValue(e, *tried); };
   return StartJob(env, std::move(job));
 }
 
@@ -204,6 +221,7 @@ void ExportCalibration(Napi::Env env, Napi::Object exports) {
   exports.Set("createCalibration", Napi::Function::New(env, CreateCalibration));
   exports.Set("calibrationAdvance", Napi::Function::New(env, Advance));
   exports.Set("calibrationSolve", Napi::Function::New(env, Solve));
+  exports.Set("calibrationTry", Napi::Function::New(env, Try));
   exports.Set("calibrationState", Napi::Function::New(env, State));
   exports.Set("setCalibrationState", Napi::Function::New(env, SetState));
   exports.Set("disposeCalibration", Napi::Function::New(env, DisposeCalibration));

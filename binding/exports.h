@@ -10,5 +10,6 @@ void ExportModel(Napi::Env env, Napi::Object exports);
 void ExportContext(Napi::Env env, Napi::Object exports);
 void ExportGeneration(Napi::Env env, Napi::Object exports);
 void ExportCalibration(Napi::Env env, Napi::Object exports);
+void ExportTrials(Napi::Env env, Napi::Object exports);
 
 }  // namespace lowbit

@@ -11,6 +11,7 @@
 #include "engine/context.h"
 #include "engine/model.h"
 #include "engine/scheduler.h"
+#include "engine/trials.h"
 #include "engine/worker.h"
 #include "env_state.h"
 
@@ -49,7 +50,13 @@ struct CalibrationState {
   bool disposed = false;
 };
 
-enum class HandleKind { kModel, kContext, kCalibration, kCancel, kGeneration };
+struct TrialsState {
+  std::shared_ptr<ModelState> owner;
+  std::unique_ptr<Trials> trials;
+  bool disposed = false;
+};
+
+enum class HandleKind { kModel, kContext, kCalibration, kTrials, kCancel, kGeneration };
 
 template <typename T>
 constexpr HandleKind KindOf();
@@ -64,6 +71,10 @@ constexpr HandleKind KindOf<ContextState>() {
 template <>
 constexpr HandleKind KindOf<CalibrationState>() {
   return HandleKind::kCalibration;
+}
+template <>
+constexpr HandleKind KindOf<TrialsState>() {
+  return HandleKind::kTrials;
 }
 template <>
 constexpr HandleKind KindOf<std::atomic<bool>>() {

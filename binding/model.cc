@@ -176,8 +176,7 @@ Napi::Value SolveOne(const Napi::CallbackInfo& info) {
   job.control = info[3];
   job.keep = {info[0]};
   job.work = [state, request, output](const Progress&) -> Status {
-    LOWBIT_ASSIGN_OR_RETURN(Solved one,
-                            SolveWeight(*state->model, request.request.weight, request.request.method, request.request.options));
+    LOWBIT_ASSIGN_OR_RETURN(Solved one, SolveWeight(*state->model, request.request));
     LOWBIT_ASSIGN_OR_RETURN(*output, MakeOutput(request, std::move(one)));
     return Status::Ok();
   };

@@ -88,6 +88,20 @@ SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   return job;
 }
 
+std::vector<SolveJob> ReadSolveJobs(const Napi::Value& value, Status* status) {
+  std::vector<SolveJob> jobs;
+  if (status->ok() && !value.IsArray()) *status = Error(Code::kInvalidArgument, "Expected an array of solve jobs");
+  if (!status->ok()) return jobs;
+  const Napi::Array array = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length() && status->ok(); ++i) {
+    Fields f(array.Get(i), "jobs[" + std::to_string(i) + "]", status);
+    const int weight = static_cast<int>(f.Int("weight", 0, 0x7fffffff));
+    Fields options = f.Object("options");
+    jobs.push_back(ReadSolveJob(weight, options, status));
+  }
+  return jobs;
+}
+
 Result<SolveOutput> MakeOutput(const SolveJob& job, Solved solved) {
   SolveOutput out;
   out.seconds = solved.seconds;

@@ -30,6 +30,8 @@ struct SolveOutput {
 };
 
 SolveJob ReadSolveJob(int weight, Fields& options, Status* status);
+// An array of {weight, options}.
+std::vector<SolveJob> ReadSolveJobs(const Napi::Value& value, Status* status);
 // UNSUPPORTED for a result that a GPTQ checkpoint cannot hold.
 Result<SolveOutput> MakeOutput(const SolveJob& job, Solved solved);
 Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const SolveOutput& output);

@@ -14,7 +14,8 @@ import ts from 'typescript';
 
 const cppRooms = {
   binding: { uses: ['engine'] },
-  engine: { uses: ['plan', 'quantize'] },
+  engine: { uses: ['plan', 'quantize', 'allocate'] },
+  allocate: { uses: ['base'] },
   plan: { uses: ['cache'] },
   quantize: { uses: ['solve'] },
   solve: { uses: ['kernel'] },

@@ -11,6 +11,7 @@ import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
+import { KeptReference } from './kept_reference.mjs';
 
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
 const cli = path.join(root, 'dist', 'cli', 'main.js');
@@ -67,11 +68,13 @@ function compressed(name, make) {
   return { exact, fast, bits_per_weight_quantized, seconds, peak_rss_bytes };
 }
 
-/** Against the checkpoint, on the exact path. */
-function compared(name, make) {
+let kept;
+/** Against the checkpoint, on the exact path: what `lowbit compare --context 512 --chunks 24 --precision exact` prints. */
+async function compared(name, make) {
   const output = path.join(scratch, name);
-  const { seconds, cpu_seconds, peak_rss_bytes, bits_per_weight_quantized, report } = make(output);
-  const found = lowbit('compare', output, checkpoint, '--text', wiki, '--context', '512', '--chunks', '24', '--precision', 'exact');
+  const { seconds, cpu_seconds, peak_rss_bytes, bits_per_weight, bits_per_weight_quantized, report } = make(output);
+  kept ??= await KeptReference.of(checkpoint, readFileSync(wiki, 'utf8'), 24);
+  const found = await kept.compare(output);
   rmSync(output, { recursive: true });
   return {
     exact: found.perplexity,
@@ -79,7 +82,9 @@ function compared(name, make) {
     kl_error: found.kl_standard_error,
     agreement: found.top_agreement,
     error: report.totals.error.toExponential(3),
+    bits_per_weight,
     bits_per_weight_quantized,
+    bytes: report.totals.bytesAfter,
     seconds,
     cpu_seconds,
     peak_rss_bytes,
@@ -127,12 +132,12 @@ const tableRow = (name, bits, group) => {
   );
 };
 const table = Object.fromEntries(
-  Object.keys(tableMethods).flatMap((name) =>
+  [128, 64, 32].flatMap((group) =>
     [4, 3, 2].flatMap((bits) =>
-      (name === 'spqr' ? [undefined] : [128, 64, 32]).map((group) => [
-        `table_${name}_${bits}bit${group === undefined ? '' : `_g${group}`}`,
-        () => tableRow(name, bits, group),
-      ]),
+      Object.keys(tableMethods).flatMap((name) => {
+        if (name !== 'spqr') return [[`table_${name}_${bits}bit_g${group}`, () => tableRow(name, bits, group)]];
+        return group === 128 ? [[`table_${name}_${bits}bit`, () => tableRow(name, bits)]] : [];
+      }),
     ),
   ),
 );
@@ -169,7 +174,7 @@ const results = [];
 for (const [name, measure] of Object.entries(rows)) {
   const asked = wanted.some((word) => word === name || (word.endsWith('*') && name.startsWith(word.slice(0, -1))));
   if (wanted.length > 0 && !asked) continue;
-  const result = { name, ...measure() };
+  const result = { name, ...(await measure()) };
   results.push(result);
   console.log(JSON.stringify(result));
 }

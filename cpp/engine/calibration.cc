@@ -2,56 +2,14 @@
 #include "engine/calibration.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
-#include "quantize/block_grid.h"
-#include "quantize/pack_parts.h"
+#include "engine/trials.h"
 
 namespace lowbit {
 namespace {
 
 constexpr int kCopyRows = 32;  // rows per task when states are saved and restored: about 100 KB
-
-// Codes on the grid of a GGUF block type: the blocks are what is stored and what the engine runs on.
-Result<Part> SolveBlocks(Method method, const WeightShape& shape, const std::vector<float>& dense, const HessianView& hessian,
-                         const QuantizeOptions& options, Model& model, Solved* solved) {
-  const char* name = shape.name.c_str();
-  LOWBIT_ASSIGN_OR_RETURN(QuantizedLinear q,
-                          Quantize(method, name, dense, shape.n, shape.k, hessian, options, model.kernels(), model.pool()));
-  LOWBIT_ASSIGN_OR_RETURN(solved->blocks, BlocksOf(name, q));
-  solved->linear.n = q.n;
-  solved->linear.k = q.k;
-  solved->linear.error = q.error;
-  solved->linear.damp_percent = q.damp_percent;
-  solved->linear.dead_columns = q.dead_columns;
-  solved->linear.fallbacks = std::move(q.fallbacks);
-  q.codes = {};
-  solved->grid = std::move(q);
-  return PackGguf(name, options.block_type, solved->blocks.data(), shape.n, shape.k, {});
-}
-
-Result<Solved> SolveAndReplace(Model& model, int weight, Method method, const HessianView& hessian, const PartsOptions& options) {
-  const auto start = std::chrono::steady_clock::now();
-  const WeightShape& shape = model.plan().weights[static_cast<size_t>(weight)];
-  LOWBIT_ASSIGN_OR_RETURN(const std::vector<float> dense, model.DenseWeight(weight));
-  LayerStatistics stats;
-  stats.hessian = hessian;
-  Solved solved;
-  std::vector<Part> parts;
-  if (options.base.block_type != DType::kF32) {
-    LOWBIT_ASSIGN_OR_RETURN(Part part, SolveBlocks(method, shape, dense, hessian, options.base, model, &solved));
-    parts.push_back(std::move(part));
-  } else {
-    LOWBIT_ASSIGN_OR_RETURN(
-        solved.linear, QuantizeParts(method, shape.name.c_str(), dense, shape.n, shape.k, stats, options, model.kernels(), model.pool()));
-    LOWBIT_ASSIGN_OR_RETURN(parts, PackParts(shape.name.c_str(), solved.linear));
-  }
-  if (model.in_memory(weight)) model.ReplaceWeight(weight, std::move(parts));
-  solved.tokens = hessian.tokens;
-  solved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return solved;
-}
 
 }  // namespace
 
@@ -280,29 +238,39 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
   return stop;
 }
 
+Result<HessianView> Calibration::HessianOf(int weight) const {
+  if (std::find(stop_weights_.begin(), stop_weights_.end(), weight) == stop_weights_.end())
+    return Error(Code::kInvalidArgument, "Weight %d does not belong to the current calibration stop", weight);
+  for (const Statistics& statistics : statistics_) {
+    const std::vector<int>& weights = statistics.input.weights;
+    if (std::find(weights.begin(), weights.end(), weight) != weights.end())
+      return HessianView{statistics.hessian.data(), statistics.hessian.k(), statistics.hessian.tokens()};
+  }
+  return HessianView();
+}
+
 Result<std::vector<Solved>> Calibration::Solve(const std::vector<SolveRequest>& requests, const Progress& progress) {
   std::vector<Solved> solved;
   for (const SolveRequest& request : requests) {
     if (progress.cancelled()) return Error(Code::kCancelled, "The operation was aborted");
-    if (std::find(stop_weights_.begin(), stop_weights_.end(), request.weight) == stop_weights_.end())
-      return Error(Code::kInvalidArgument, "Weight %d does not belong to the current calibration stop", request.weight);
-    HessianView view;
-    for (const Statistics& statistics : statistics_) {
-      const std::vector<int>& weights = statistics.input.weights;
-      if (std::find(weights.begin(), weights.end(), request.weight) == weights.end()) continue;
-      view = {statistics.hessian.data(), statistics.hessian.k(), statistics.hessian.tokens()};
-    }
-    LOWBIT_ASSIGN_OR_RETURN(Solved one, SolveAndReplace(*model_, request.weight, request.method, view, request.options));
+    LOWBIT_ASSIGN_OR_RETURN(const HessianView view, HessianOf(request.weight));
+    LOWBIT_ASSIGN_OR_RETURN(Solved one, SolveAndReplace(*model_, request, view));
     solved.push_back(std::move(one));
     progress.Report(static_cast<int64_t>(solved.size()), static_cast<int64_t>(requests.size()));
   }
   return solved;
 }
 
-Result<Solved> SolveWeight(Model& model, int weight, Method method, const PartsOptions& options) {
-  if (weight < 0 || weight >= static_cast<int>(model.plan().weights.size()))
-    return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
-  return SolveAndReplace(model, weight, method, HessianView(), options);
+Result<std::vector<Solved>> Calibration::Try(Trials& trials, const std::vector<SolveRequest>& requests, const Progress& progress) {
+  std::vector<Solved> solved;
+  for (const SolveRequest& request : requests) {
+    if (progress.cancelled()) return Error(Code::kCancelled, "The operation was aborted");
+    LOWBIT_ASSIGN_OR_RETURN(const HessianView view, HessianOf(request.weight));
+    LOWBIT_ASSIGN_OR_RETURN(Solved one, trials.Add(request, view));
+    solved.push_back(std::move(one));
+    progress.Report(static_cast<int64_t>(solved.size()), static_cast<int64_t>(requests.size()));
+  }
+  return solved;
 }
 
 }  // namespace lowbit

@@ -17,8 +17,8 @@
 
 #include "engine/calibration_stops.h"
 #include "engine/model.h"
+#include "engine/solve_weight.h"
 #include "plan/executor.h"
-#include "quantize/quantize_parts.h"
 #include "solve/hessian.h"
 
 namespace lowbit {
@@ -44,19 +44,7 @@ struct CalibrationStop {
   bool finished = false;     // the last block's end
 };
 
-struct SolveRequest {
-  int weight = 0;
-  Method method = Method::kGptq;
-  PartsOptions options;
-};
-
-struct Solved {
-  LinearParts linear;           // without codes where there are blocks
-  std::vector<uint8_t> blocks;  // of QuantizeOptions::block_type, when that is one
-  QuantizedLinear grid;         // what the blocks hold, without codes
-  int64_t tokens = 0;           // rows in its Hessian; of an expert, those routed to it
-  double seconds = 0;
-};
+class Trials;
 
 class Calibration {
  public:
@@ -70,6 +58,10 @@ class Calibration {
 
   // Quantises weights of the current stop and replaces them in the model.
   Result<std::vector<Solved>> Solve(const std::vector<SolveRequest>& requests, const Progress& progress);
+
+  // The same with the uncompressed weights, of which `trials` keeps every result as a variant; the model stays as it is. Per request, as
+  // solved.
+  Result<std::vector<Solved>> Try(Trials& trials, const std::vector<SolveRequest>& requests, const Progress& progress);
 
   // What the next block reads of one sample, [columns][rows] in an order of its own. At the end of a block that is not the last.
   Result<std::vector<float>> State(int sample) const;
@@ -107,14 +99,12 @@ class Calibration {
     Hessian hessian;
   };
   Status AddRows(const StopPoint& stop, int rows, Statistics* statistics);
+  Result<HessianView> HessianOf(int weight) const;
   std::vector<Statistics> statistics_;  // of the current stop: one, or one per expert; empty without Hessians
   std::vector<int> stop_weights_;
 };
 
 // Longest calibration sample, in tokens: bounds the activation buffers.
 constexpr int kMaxSampleTokens = 32768;
-
-// Quantises one weight without calibration data.
-Result<Solved> SolveWeight(Model& model, int weight, Method method, const PartsOptions& options);
 
 }  // namespace lowbit

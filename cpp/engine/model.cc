@@ -165,6 +165,13 @@ void Model::ReplaceWeight(int weight, std::vector<Part> parts) {
   bound = std::move(parts);
 }
 
+std::vector<Part> Model::ExchangeWeight(int weight, std::vector<Part> parts) {
+  pool_->Quiesce();  // a late worker may still read the old one
+  ++bindings_.generation;
+  std::swap(bindings_.weights[static_cast<size_t>(weight)], parts);
+  return parts;
+}
+
 Status Model::LoadWeights(const std::vector<int>& weights, const Progress& progress) {
   for (const int weight : weights) {
     if (in_memory(weight)) continue;

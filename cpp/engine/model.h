@@ -43,6 +43,9 @@ class Model {
   // Replaces a weight by parts of the same shape, which own their bytes, and gives the memory of the old ones back. No step may be running.
   void ReplaceWeight(int weight, std::vector<Part> parts);
 
+  // The same, but the old ones stay as they are and are returned: they may come back.
+  std::vector<Part> ExchangeWeight(int weight, std::vector<Part> parts);
+
   // Lazy models. No step may be running.
   bool lazy() const { return lazy_ != nullptr; }
   bool in_memory(int weight) const { return !bindings_.weights[static_cast<size_t>(weight)].empty(); }
