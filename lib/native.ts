@@ -14,6 +14,7 @@ declare const brand: unique symbol;
 export type ModelHandle = { readonly [brand]: 'model' };
 export type ContextHandle = { readonly [brand]: 'context' };
 export type CalibrationHandle = { readonly [brand]: 'calibration' };
+export type TrialsHandle = { readonly [brand]: 'trials' };
 export type CancelHandle = { readonly [brand]: 'cancel' };
 export type GenerationHandle = { readonly [brand]: 'generation' };
 
@@ -222,6 +223,53 @@ export interface SolveResult {
   }[];
 }
 
+/** A solved form of a weight that trials keep beside the uncompressed one. */
+export interface TriedVariant {
+  readonly weight: number;
+  /** Its number among the variants of the weight, from 0; -1 is the uncompressed weight. */
+  readonly variant: number;
+  /** Relative error as SolveResult.error. */
+  readonly error: number;
+  readonly seconds: number;
+  readonly fallbacks: readonly string[];
+}
+
+/** Variants to put in place of weights, of the same length. */
+export interface Swaps {
+  readonly weights: Int32Array;
+  readonly variants: Int32Array;
+}
+
+/** Weights with their candidates back to back, and what the choice may take: cpp/allocate/item.h. */
+export interface Budgeted {
+  /** Candidates of each weight, 1 to 255. */
+  readonly counts: Int32Array;
+  /** Of all candidates: bytes, and what they cost the model in any unit that adds up. */
+  readonly bytes: Float64Array;
+  readonly losses: Float64Array;
+  /** Bytes. */
+  readonly budget: number;
+}
+
+export interface BudgetedChoice {
+  /** Per weight, counted within its own candidates. */
+  readonly candidates: Int32Array;
+  readonly bytes: number;
+  readonly loss: number;
+}
+
+export interface EvolveSpec extends Budgeted {
+  readonly weights: Int32Array;
+  /** The variant that each candidate is. */
+  readonly variants: Int32Array;
+  /** The choice to begin with. */
+  readonly start: Int32Array;
+  readonly generations: number; // 0 to 10,000
+  readonly offspring: number; // 1 to 1,024
+  readonly survivors: number; // 1 to offspring
+  readonly seed: number;
+}
+
 export interface NativeBinding {
   /** {isa candidates with reasons, cpu name, usable cores, memory in use by class} */
   engineInfo(): EngineInfo;
@@ -278,6 +326,51 @@ export interface NativeBinding {
     control: JobControl,
   ): Promise<void>;
   disposeCalibration(calibration: CalibrationHandle): Promise<void>;
+
+  /**
+   * Other forms of the weights of an exact-precision model in memory, put in place of them for a while: cpp/engine/trials.h. Runs the samples, each of more
+   * than 32 tokens, through the model as it is, for the reference. Nothing else may replace weights until disposeTrials, which puts all of them back.
+   */
+  createTrials(
+    model: ModelHandle,
+    spec: { readonly tokens: Int32Array; readonly offsets: Int32Array },
+    control: JobControl,
+  ): Promise<TrialsHandle>;
+  /** Solves uncompressed weights without data and keeps the results as variants. */
+  trialsAdd(
+    trials: TrialsHandle,
+    jobs: readonly { readonly weight: number; readonly options: SolveOptions }[],
+    control: JobControl,
+  ): Promise<readonly TriedVariant[]>;
+  /** The same at a calibration's stop with its Hessians, for weights of that stop; the model stays as it is. */
+  calibrationTry(
+    calibration: CalibrationHandle,
+    trials: TrialsHandle,
+    jobs: readonly { readonly weight: number; readonly options: SolveOptions }[],
+    control: JobControl,
+  ): Promise<readonly TriedVariant[]>;
+  trialsBind(trials: TrialsHandle, swaps: Swaps, control: JobControl): Promise<void>;
+  /** Mean divergence of the model as bound from the reference, nats per token. */
+  trialsDivergence(trials: TrialsHandle, control: JobControl): Promise<number>;
+  /** The same with each swap alone beside what is bound. */
+  trialsDivergenceOfEach(trials: TrialsHandle, swaps: Swaps, control: JobControl): Promise<Float64Array>;
+  /** The least sum of losses within the budget: cpp/allocate/choose.h. INVALID_ARGUMENT when the smallest candidates take more. */
+  trialsChoose(trials: TrialsHandle, spec: Budgeted, control: JobControl): Promise<BudgetedChoice>;
+  /** A better choice by trial: cpp/allocate/evolve.h. loss is the divergence, before that of the choice it began with. */
+  trialsEvolve(
+    trials: TrialsHandle,
+    spec: EvolveSpec,
+    control: JobControl,
+  ): Promise<BudgetedChoice & { readonly before: number; readonly improvements: number }>;
+  disposeTrials(trials: TrialsHandle): Promise<void>;
+  /** Widths that share out a mean width best: cpp/allocate/closed_form.h. */
+  closedFormBits(spec: {
+    readonly losses: Float64Array;
+    readonly parameters: Float64Array;
+    readonly meanBits: number;
+    readonly least: number;
+    readonly most: number;
+  }): Float64Array;
 
   /** Rows [begin, end) of a weight as bf16 [end - begin, k] in Hugging Face row order, for writers whose source is not a dense file. */
   exportWeight(

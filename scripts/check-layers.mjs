@@ -48,7 +48,7 @@ const libRooms = {
   },
   esm: { uses: ['index'] },
   model: { uses: ['models', 'tokenizer', 'checkpoint', 'hub', 'native', 'generate', 'errors', 'options'], types: ['graph'] },
-  quantize: { uses: [...user, 'report'], types: ['graph'] },
+  quantize: { uses: [...user, 'report', 'units'], types: ['graph'] },
   report: { uses: ['errors', 'units'] },
   evaluate: { uses: [...user, 'generate'] },
   generate: { uses: user.filter((room) => room !== 'model') },

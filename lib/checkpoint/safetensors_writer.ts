@@ -24,9 +24,9 @@ export interface SafetensorsWriterOptions {
 }
 
 /** Room for about 4,000 tensors; models have a few hundred to a few thousand. */
-const RESERVED_BYTES = 512 * 1024;
+export const RESERVED_BYTES = 512 * 1024;
 /** Below this, copying costs less than reserved room in the file would look odd. */
-const SMALL_SHARD_BYTES = 64 * 1024 * 1024;
+export const SMALL_SHARD_BYTES = 64 * 1024 * 1024;
 const COPY_CHUNK_BYTES = 4 * 1024 * 1024;
 
 interface Written {

@@ -53,6 +53,12 @@ export class DynamicTable {
     return new DynamicTable([...parsed.filter((rule) => rule.overrides === false), ...parsed.filter((rule) => rule.overrides !== false)]);
   }
 
+  /** These rules, then others. */
+  with(others: DynamicTable): DynamicTable {
+    const all = [...this.rules, ...others.rules];
+    return new DynamicTable([...all.filter((rule) => rule.overrides === false), ...all.filter((rule) => rule.overrides !== false)]);
+  }
+
   decide(name: string): DynamicDecision | undefined {
     const rule = this.rules.find(({ pattern }) => pattern.test(name));
     return rule && { rule: rule.key, overrides: rule.overrides };

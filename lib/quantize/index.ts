@@ -4,14 +4,16 @@
  */
 import { withAtomicDirectory } from '../checkpoint';
 import { LowbitError } from '../errors';
-import { native, runJob, throwIfAborted, toLowbitError, type ModelHandle } from '../native';
+import { native, throwIfAborted, toLowbitError, type ModelHandle } from '../native';
+import { arithmeticOf, choose, solvesCalibrated, type Chosen } from './chosen';
 import { Journal } from './journal';
+import { load } from './load';
 import type { Target } from './layout';
 import type { QuantizeOptions } from './options';
 import { megabytes, prepare, type Prepared } from './preflight';
 import { ProgressTracker } from './progress';
 import { RunRecord, modelName, writeReport, type QuantizeReport } from './report';
-import { solveCalibrated, solveUncalibrated, totalWork, type SolveRun } from './solve';
+import { journalBlocks, solveCalibrated, solveOuter, solveUncalibrated, totalWork, type SolveRun } from './solve';
 import { packageVersion } from './version';
 import { writeDense } from './write';
 
@@ -29,6 +31,7 @@ export type {
 export type { QuantizeMethod } from './methods';
 export { convert, type ConvertedTensor, type ConvertOptions, type ConvertReport, type ConvertType } from './convert';
 export type { BlockType, GgufType } from './gguf_types';
+export type { AllocationOptions, AllocationReport } from './allocation';
 export type { DynamicOverrides, DynamicRules } from './dynamic';
 export type { SolveSettings } from './settings';
 export type { LinearReport, QuantizeReport, SizePoint } from './report';
@@ -76,28 +79,28 @@ async function run(
   signal: AbortSignal,
   onProgress: NonNullable<QuantizeOptions['onProgress']>,
 ): Promise<QuantizeReport> {
-  const { options, checkpoint, plan, selection, samples, format, dense, sideFiles } = prepared;
+  const { options, checkpoint, plan, selection, samples, sideFiles } = prepared;
   const record = new RunRecord(prepared.warnings);
-  const work = totalWork(plan, selection.targets, samples?.tokens.length);
+  const calibrated = solvesCalibrated(prepared) ? samples : undefined;
+  const work = { ...totalWork(plan, selection.targets, calibrated?.tokens.length), allocates: prepared.budget !== undefined };
   const progress = new ProgressTracker(work, plan.blocks.length, onProgress, () => record.error);
   const version = packageVersion();
-  const { targets } = selection;
-  const chained = samples !== undefined;
+  const chained = calibrated !== undefined;
 
-  const solve = async (model: ModelHandle, journal: Journal): Promise<void> => {
+  const solve = async (model: ModelHandle, journal: Journal, { targets, format }: Chosen): Promise<void> => {
     for (let block = 0; block < journal.firstBlock; block++) record.restore(await journal.readBlock(block));
     const solveRun: SolveRun = { model, plan, targets, method: options.method, format, record, progress, signal, journal };
-    await (samples
-      ? solveCalibrated(solveRun, samples, { precision: options.calibrationPrecision, tokenWeights: options.tokenWeights })
-      : solveUncalibrated(solveRun));
+    await (calibrated ? solveCalibrated(solveRun, calibrated, arithmeticOf(options)) : solveUncalibrated(solveRun));
+    await solveOuter(solveRun);
   };
 
   /** Puts the output together from what the journal holds. */
-  const assemble = async (model: ModelHandle, journal: Journal, directory: string): Promise<QuantizeReport> => {
-    const output = await format.open(directory, { checkpoint, plan, options, targets, dense, sideFiles, version });
+  const assemble = async (model: ModelHandle, journal: Journal, directory: string, chosen: Chosen): Promise<QuantizeReport> => {
+    const { targets, format, dense, allocated } = chosen;
+    const output = await format.open(directory, { checkpoint, plan, options: chosen.options, targets, dense, sideFiles, version });
     try {
       const bytesAfter = await record.timed('write', async () => {
-        for (const block of plan.blocks.keys()) {
+        for (let block = 0; block < journalBlocks(plan, targets); block++) {
           throwIfAborted(signal);
           for (const { weight, tensors } of (await journal.readBlock(block)).linears) {
             await output.addSolved(targets.get(weight) as Target, tensors);
@@ -107,6 +110,11 @@ async function run(
         await writeDense(dense, (tensor, pieces) => output.addDense(tensor, pieces), { checkpoint, model, signal, onProgress: onBytes });
         return output.finish();
       });
+      if (prepared.budget !== undefined && bytesAfter > prepared.budget.targetBytes)
+        throw new LowbitError(
+          'INTERNAL',
+          `The weight files take ${bytesAfter} bytes, more than the ${prepared.budget.targetBytes} asked for`,
+        );
       const { isa, threads } = native().modelInfo(model);
       const { cpu, bf16 } = native().engineInfo();
       const report = record.finish({
@@ -124,6 +132,7 @@ async function run(
         parameters: prepared.parameters,
         bytesBefore: prepared.bytesBefore,
         bytesAfter,
+        allocated,
       });
       await writeReport(directory, report, options.report);
       await journal.complete(directory);
@@ -136,11 +145,12 @@ async function run(
 
   const journal = await Journal.open(prepared.journal, options.output, chained);
   try {
-    const model = await record.timed('load', () => load(prepared, signal, progress));
+    const chosen = await choose(prepared, journal, progress, signal);
+    const model = await record.timed('load', () => load(prepared, true, signal, (fraction) => progress.load(fraction)));
     let report: QuantizeReport;
     try {
-      await solve(model, journal);
-      report = await withAtomicDirectory(options.output, (directory) => assemble(model, journal, directory), {
+      await solve(model, journal, chosen);
+      report = await withAtomicDirectory(options.output, (directory) => assemble(model, journal, directory, chosen), {
         overwrite: options.overwrite || prepared.journal.installed,
         temporary: journal.outputDirectory,
         signal,
@@ -181,13 +191,5 @@ async function explained(reason: unknown, journal: Journal, chained: boolean, { 
     `${error.message}. ${solved} of ${blocks} blocks are done and kept in ${journal.directory}: call again with resume: true (--resume) to go on, or delete that directory`,
     { ...error.details, work: journal.directory, blocksDone: solved, blocks },
     { cause: error.cause ?? error },
-  );
-}
-
-function load({ options, checkpoint, plan }: Prepared, signal: AbortSignal, progress: ProgressTracker): Promise<ModelHandle> {
-  const { files, tensors } = checkpoint;
-  const onProgress = (done: number, total: number): void => progress.load(total > 0 ? done / total : 1);
-  return runJob({ signal, onProgress }, (control) =>
-    native().loadModel({ files, tensors, plan, precision: 'exact', threads: options.threads, lazy: true }, control),
   );
 }

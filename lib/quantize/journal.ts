@@ -4,6 +4,7 @@
  *   <output>.lowbit-work/
  *     journal.json        version and fingerprint: all that decides which bytes come out
  *     block-00000.lbj     per solved block: the tensors of its linears and what the report says of them
+ *     allocation.json     which forms were chosen for the weights, where they were
  *     state-00012.lbj     the calibration's state in front of a block; the newest only
  *     output/             the output while it is put together
  *     output.json         says that output/ is complete and about to be moved to its place
@@ -45,11 +46,12 @@ const names = {
   header: 'journal.json',
   output: 'output',
   complete: 'output.json',
+  allocation: 'allocation.json',
   block: (block: number): string => `block-${String(block).padStart(5, '0')}.lbj`,
   state: (block: number): string => `state-${String(block).padStart(5, '0')}.lbj`,
 };
 /** Everything that lowbit puts into a work directory, with pieces of files that a crash left. */
-const ours = /^(journal\.json|output\.json|output|output-old|(block|state)-\d{5,}\.lbj)(\.tmp)?$/;
+const ours = /^(journal\.json|output\.json|allocation\.json|output|output-old|(block|state)-\d{5,}\.lbj)(\.tmp)?$/;
 
 /** Where the journal of an output lies: beside what the output path leads to, so on its file system. */
 export async function workDirectory(output: string): Promise<string> {
@@ -212,6 +214,24 @@ export class Journal {
   /** Where the output is to be put together. */
   get outputDirectory(): string {
     return path.join(this.directory, names.output);
+  }
+
+  /** What writeAllocation kept, or undefined. @throws {LowbitError} CORRUPT_FILE, IO */
+  async readAllocation(): Promise<unknown> {
+    const file = path.join(this.directory, names.allocation);
+    return this.explained(file, async () => {
+      try {
+        return JSON.parse(await fs.promises.readFile(file, 'utf8')) as unknown;
+      } catch (cause) {
+        if (cause instanceof SyntaxError) throw corruptFile(file, 'it is no JSON');
+        if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+        throw ioError('read', file, cause);
+      }
+    });
+  }
+
+  writeAllocation(allocated: object): Promise<void> {
+    return writeText(path.join(this.directory, names.allocation), `${JSON.stringify(allocated)}\n`);
   }
 
   writeBlock(solved: SolvedBlock): Promise<void> {

@@ -21,6 +21,12 @@ export interface Target {
   readonly n: number;
   readonly k: number;
   readonly settings: TargetSettings;
+  /** Embedding or head, which no calibration reaches: rounded. Otherwise a decoder linear. */
+  readonly outer?: boolean;
+  /** Settings that a rule gave it: an allocation leaves them. */
+  readonly pinned?: readonly string[];
+  /** Why it has its settings, when they were chosen for it. */
+  readonly reason?: string;
 }
 
 /** As the engine takes them; bits and groupSize are those of the block type where there is one. */
@@ -115,7 +121,16 @@ export function selectTargets(
     if (blockTypeOf === undefined && ggufType !== undefined) wrongRules.add(decision?.rule ?? '');
     const choice = blockTypeOf && (ggufType === undefined ? blockTypeOf(name, k) : fitted(ggufType, k));
     const shape = choice && { ...blockShape(choice.type), ggufType: choice.type };
-    const target: Target = { weight: index, name, n, k, settings: { ...settings, ...overrides, ...shape } };
+    const pinned = Object.keys(decision?.overrides ?? {});
+    const target: Target = {
+      weight: index,
+      name,
+      n,
+      k,
+      settings: { ...settings, ...overrides, ...shape },
+      ...(weight.role === 'linear' ? {} : { outer: true }),
+      ...(pinned.length > 0 && { pinned }),
+    };
     if (choice?.insteadOf !== undefined) replaced.push(`${name} (${choice.insteadOf} -> ${choice.type})`);
     const misfit = misfitOf(target);
     if (misfit === undefined) targets.set(index, target);

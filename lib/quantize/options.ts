@@ -5,8 +5,9 @@
 import path from 'node:path';
 import { LowbitError, invalidArgument } from '../errors';
 import { type HubOptions, hubOption } from '../hub';
-import { abortSignal, boolean, callback, integer, oneOf, pathString, type Rule } from '../options';
+import { abortSignal, boolean, callback, integer, number, oneOf, pathString, type Rule } from '../options';
 import { rawSample } from './calibration_source';
+import { allocationOption, resolveAllocation, targetSize, type AllocationOptions, type ResolvedAllocation } from './allocation/options';
 import { DynamicTable, type DynamicRules } from './dynamic';
 import { ggufTypes, type GgufType } from './gguf_types';
 import { methodNames, methods, type QuantizeMethod } from './methods';
@@ -47,7 +48,8 @@ export type CalibrationSample = string | readonly number[] | Int32Array | readon
 export type CalibrationSource = string | { readonly file: string } | Iterable<CalibrationSample> | AsyncIterable<CalibrationSample>;
 
 export interface QuantizeProgress {
-  readonly phase: 'load' | 'calibrate' | 'solve' | 'write';
+  /** 'allocate': forms are measured and chosen, for targetSize and bitsPerWeight. */
+  readonly phase: 'load' | 'allocate' | 'calibrate' | 'solve' | 'write';
   /** Decoder block being worked on, from 0; -1 outside the blocks. */
   readonly block: number;
   readonly blocks: number;
@@ -79,9 +81,19 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
   /**
    * Layout of the output. 'gptq': Hugging Face GPTQ checkpoint, version 1 for symmetric grids and version 2 otherwise; 'gptq_v2': version 2, whose
    * zero points are stored as they are; 'gguf': a directory with model.gguf for llama.cpp, tokenizer included, its codes solved on the grids of
-   * ggufType; 'lowbit': lowbit's own container, which holds what the others have no place for. Default 'gptq'.
+   * ggufType; 'lowbit': lowbit's own container, which holds what the others have no place for. Default 'gptq', with targetSize or bitsPerWeight 'lowbit'.
    */
   readonly format?: QuantizeFormat;
+  /**
+   * What all weight files may take together, in bytes or as a text such as '60MB' or '57.2MiB': width, group and rank are then chosen for each linear, embedding
+   * and head among them where the format holds them ('lowbit', 'gguf'), so that predictions move least. Needs the model in memory for the choice. Format
+   * 'lowbit' unless another is given. In place of bits, groupSize, eoraRank and ggufType; for methods 'gptq' and 'rtn'.
+   */
+  readonly targetSize?: number | string;
+  /** The same as bits of all weight files per parameter of the model, 1 to 16. */
+  readonly bitsPerWeight?: number;
+  /** What the choice for targetSize or bitsPerWeight is among, and how much work it may be. */
+  readonly allocation?: AllocationOptions;
   /**
    * With format 'gguf': the block type of all linears, or a mixture of llama.cpp ('Q4_K_S' to 'Q5_K_M'). It takes the place of bits, groupSize and sym; mse
    * is 0 or 2 there. Default 'Q4_K_M'.
@@ -143,6 +155,7 @@ export interface ResolvedOptions {
   readonly format: QuantizeFormat;
   readonly ggufType: GgufType; // of 'gguf'
   readonly settings: SolveSettings;
+  readonly allocation: ResolvedAllocation | undefined;
   readonly calibration: CalibrationSource | undefined;
   readonly calibrationSamples: number;
   readonly calibrationLength: number;
@@ -183,6 +196,9 @@ const spec = {
   format: oneOf('gptq', 'gptq_v2', 'gguf', 'lowbit'),
   ggufType: oneOf(...ggufTypes),
   ...settingRules,
+  targetSize,
+  bitsPerWeight: number(1, 16),
+  allocation: allocationOption,
   calibration,
   calibrationSamples: integer(1, 1_000_000),
   calibrationLength: integer(16, 32_768),
@@ -219,6 +235,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
       }),
     );
   }
+  const allocation = resolveAllocation(checked, options as Record<string, unknown>, problems);
   checkGguf(checked.format, given, problems);
   const preset = methods[method].preset ? (checked.preset ?? 'quality') : undefined;
   const dynamic = DynamicTable.parse(checked.dynamic, problems);
@@ -235,9 +252,10 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     output: path.resolve(checked.output as string),
     method,
     preset,
-    format: checked.format ?? 'gptq',
+    format: checked.format ?? (allocation === undefined ? 'gptq' : 'lowbit'),
     ggufType: checked.ggufType ?? 'Q4_K_M',
     settings: settings as unknown as SolveSettings,
+    allocation,
     calibration: checked.calibration,
     calibrationSamples: checked.calibrationSamples ?? 128,
     calibrationLength: checked.calibrationLength ?? 512,

@@ -12,6 +12,7 @@ import { LowbitError, invalidArgument } from '../errors';
 import type { Plan } from '../graph/plan';
 import { buildPlan, modelSummary, quantizableWeights } from '../models';
 import { Tokenizer } from '../tokenizer';
+import { budgetOf, itemOf, outerWeights, targetBytesOf, type Budget } from './allocation';
 import { calibrationSamples, type CalibrationSamples, type CalibrationTokenizer } from './calibration';
 import { fingerprintOf } from './fingerprint';
 import { linearType } from './gguf_types';
@@ -41,6 +42,8 @@ export interface Prepared {
   readonly parameters: number;
   readonly bytesBefore: number;
   readonly warnings: readonly string[];
+  /** Where forms are to be chosen. */
+  readonly budget: Budget | undefined;
   readonly journal: Found;
   /** Bytes that the output and the work beside it take on the disk, at most. */
   readonly needed: number;
@@ -56,7 +59,9 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const plan = await collect(problems, () => planOf(checkpoint));
   const sideFiles = await collect(problems, () => findSideFiles(checkpoint));
   if (plan === undefined || sideFiles === undefined) throw joinProblems(problems);
-  const candidates = quantizableWeights(plan).flatMap(({ weights }) => weights);
+  const linears = quantizableWeights(plan).flatMap(({ weights }) => weights);
+  const outer = options.allocation !== undefined && (options.format === 'lowbit' || options.format === 'gguf') ? outerWeights(plan) : [];
+  const candidates = [...linears, ...outer];
   const blockTypeOf = await collect(problems, () => blockTypes(options, checkpoint, plan));
   const selection = selectTargets(plan, candidates, options.settings, options.dynamic, problems, blockTypeOf);
   if (methods[options.method].preset) checkGuard(selection, problems);
@@ -69,7 +74,9 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const format = outputFormat(options, targets);
   const dense = (await collect(problems, () => format.dense(checkpoint, plan, selection.targets))) ?? [];
   if (options.format === 'gguf') await collect(problems, () => ggufKeys(checkpoint, plan, options.ggufType));
-  const solvedBytes = targets.map((target) => format.solvedBytes(target));
+  const { parameters, storedBytes } = modelSummary(plan, checkpoint);
+  const budget = await collect(problems, async () => budgetFor(options, checkpoint, plan, selection, format, dense, parameters));
+  const solvedBytes = budget ? [budget.targetBytes] : targets.map((target) => format.solvedBytes(target));
   const journal = await collect(problems, async () =>
     findJournal(
       options.output,
@@ -81,7 +88,6 @@ export async function prepare(given: unknown): Promise<Prepared> {
   const needed = outputBytes(solvedBytes, dense, sideFiles) + journalBytes(solvedBytes, plan, samples);
   await collect(problems, () => checkSpace(options, needed));
   if (problems.length > 0 || journal === undefined) throw joinProblems(problems);
-  const { parameters, storedBytes } = modelSummary(plan, checkpoint);
   return {
     options,
     checkpoint,
@@ -95,9 +101,33 @@ export async function prepare(given: unknown): Promise<Prepared> {
     parameters,
     bytesBefore: storedBytes,
     warnings: [...(pulled?.note === undefined ? [] : [pulled.note]), ...warningsFor(options, checkpoint, plan, selection, samples)],
+    budget,
     journal,
     needed,
   };
+}
+
+/** The forms that each target may get, and what they may take together; undefined when nothing is to be chosen. */
+async function budgetFor(
+  options: ResolvedOptions,
+  checkpoint: Checkpoint,
+  plan: Plan,
+  { targets }: Selection,
+  format: OutputFormat,
+  dense: readonly DenseTensor[],
+  parameters: number,
+): Promise<Budget | undefined> {
+  const { allocation } = options;
+  if (allocation === undefined) return undefined;
+  const stored = (weight: number): number => sourceEntry(checkpoint, plan, weight)?.bytes ?? 0;
+  // A GGUF file has a block type for everything; a container may leave an embedding as it is.
+  const items = [...targets.values()].map((target) =>
+    itemOf(target, allocation, format, target.outer === true && format.name === 'lowbit' ? stored(target.weight) : undefined),
+  );
+  const targetBytes = targetBytesOf(allocation, parameters);
+  const overhead = await format.overheadBytes({ checkpoint, plan, options, targets, dense }, targetBytes);
+  const fixedBytes = overhead + dense.reduce((sum, { bytes }) => sum + bytes, 0);
+  return budgetOf(items, allocation, { parameters, denseBytes: 4 * parameters, fixedBytes });
 }
 
 /** Of linears of a GGUF output. @throws {LowbitError} UNSUPPORTED for architectures without names in GGUF */
@@ -156,7 +186,7 @@ function planOf(checkpoint: Checkpoint): Plan {
 }
 
 async function samplesOf(options: ResolvedOptions, checkpoint: Checkpoint, plan: Plan): Promise<CalibrationSamples | undefined> {
-  if (!calibrates(options.method, options.settings, true)) return undefined;
+  if (options.allocation === undefined && !calibrates(options.method, options.settings, true)) return undefined;
   const length = options.calibrationLength;
   if (length > plan.maxSeqLen)
     throw invalidArgument('calibrationLength', `at most ${plan.maxSeqLen} (the context length of the model)`, length);
@@ -306,7 +336,11 @@ function warningsFor(
   return warnings;
 }
 
-function dtypeOf(checkpoint: Checkpoint, plan: Plan, weight: number): string {
+function sourceEntry(checkpoint: Checkpoint, plan: Plan, weight: number): Checkpoint['tensors'][number] | undefined {
   const source = plan.weights[weight]?.source;
-  return source?.kind === 'tensor' ? (checkpoint.tensors[source.tensor]?.dtype ?? '') : '';
+  return source?.kind === 'tensor' ? checkpoint.tensors[source.tensor] : undefined;
+}
+
+function dtypeOf(checkpoint: Checkpoint, plan: Plan, weight: number): string {
+  return sourceEntry(checkpoint, plan, weight)?.dtype ?? '';
 }

@@ -9,6 +9,8 @@ import type { QuantizeProgress } from './options';
 
 const loadShare = 0.03;
 const writeShare = 0.03;
+/** Of a run that chooses forms first: it solves each linear about ten times, on fewer samples. */
+const allocateShare = 0.5;
 /** Time left is not told before so much of the work, or so many seconds of it, are behind: what comes out earlier is noise. */
 const minShare = 0.01;
 const minSeconds = 2;
@@ -24,10 +26,13 @@ export interface Step {
 export interface Work {
   readonly calibrate: number;
   readonly solve: number;
+  /** An allocation comes first. */
+  readonly allocates?: boolean;
 }
 
 export class ProgressTracker {
   private readonly total: number;
+  private readonly allocates: boolean;
   private readonly left: { calibrate: number; solve: number };
   /** Work done and measured, and the seconds it took. */
   private readonly speed = { calibrate: { work: 0, seconds: 0 }, solve: { work: 0, seconds: 0 } };
@@ -48,7 +53,8 @@ export class ProgressTracker {
     private readonly now: () => number = () => performance.now() / 1000,
   ) {
     this.total = work.calibrate + work.solve;
-    this.left = { ...work };
+    this.left = { calibrate: work.calibrate, solve: work.solve };
+    this.allocates = work.allocates === true;
     this.started = now();
   }
 
@@ -56,6 +62,16 @@ export class ProgressTracker {
     this.loaded.from ??= this.now();
     this.loaded.seconds = this.now() - this.loaded.from;
     this.emit('load', -1, [], undefined, loadShare * fraction, undefined);
+  }
+
+  /** Forms are being chosen; what comes behind is not known from it. */
+  allocate(fraction: number): void {
+    this.emit('allocate', -1, [], undefined, loadShare + allocateShare * fraction, undefined);
+  }
+
+  private overall(share: number): number {
+    const before = loadShare + (this.allocates ? allocateShare : 0);
+    return before + (1 - before - writeShare) * share;
   }
 
   write(fraction: number): void {
@@ -75,7 +91,7 @@ export class ProgressTracker {
     const share = this.total > 0 ? (this.total - this.left.calibrate - this.left.solve + inside) / this.total : 1;
     // The engine solves the linears of a stop one after the other and counts those that are done.
     const linear = step.weights[Math.min(step.weights.length - 1, Math.floor(fraction * step.weights.length))];
-    const all = loadShare + (1 - loadShare - writeShare) * share;
+    const all = this.overall(share);
     this.emit(step.phase, step.block, step.weights, linear, all, this.secondsLeft(step.phase, inside, share));
   }
 
@@ -87,7 +103,7 @@ export class ProgressTracker {
     this.stepStarted = undefined;
     this.left[step.phase] = Math.max(0, this.left[step.phase] - step.work);
     const share = this.total > 0 ? (this.total - this.left.calibrate - this.left.solve) / this.total : 1;
-    const all = loadShare + (1 - loadShare - writeShare) * share;
+    const all = this.overall(share);
     this.emit(step.phase, step.block, step.weights, step.weights.at(-1), all, this.secondsLeft(step.phase, 0, share));
   }
 

@@ -7,6 +7,7 @@ import path from 'node:path';
 import { isHubName } from '../hub';
 import type { SolveResult } from '../native';
 import { renderReport, reportFiles } from '../report';
+import type { Allocated, AllocationReport } from './allocation';
 import type { SolvedBlock } from './journal';
 import { snakeCase } from './dynamic';
 import type { CalibrationSamples } from './calibration';
@@ -114,6 +115,8 @@ export interface QuantizeReport {
   readonly warnings: readonly string[];
   /** Sizes against divergence, when compressions were measured; the page draws them. */
   readonly curve?: readonly SizePoint[];
+  /** Of an automatic allocation. */
+  readonly allocation?: AllocationReport;
 }
 
 /** Mutable record of a run; finish() makes the report. */
@@ -150,6 +153,8 @@ export class RunRecord {
       ...(hessian && { dampPercent: result.dampPercent, deadColumns: result.deadColumns, tokens: result.tokens }),
       seconds: result.seconds,
       bitsPerWeight: (bytes * 8) / (target.n * target.k),
+      ...(target.outer === true && { method: 'rtn' }),
+      ...(target.reason !== undefined && { reason: target.reason }),
       fallbacks: [...result.fallbacks],
     };
     this.linears.push(linear);
@@ -181,6 +186,7 @@ export class RunRecord {
     readonly parameters: number;
     readonly bytesBefore: number;
     readonly bytesAfter: number;
+    readonly allocated: Allocated | undefined;
   }): QuantizeReport {
     const { options, samples, parameters, bytesAfter } = rest;
     const quantizedParameters = this.linears.reduce((sum, { n, k }) => sum + n * k, 0);
@@ -218,6 +224,7 @@ export class RunRecord {
       seconds: { ...this.seconds },
       fallbacks: this.linears.flatMap(({ name, fallbacks }) => fallbacks.map((fallback) => `${name}: ${fallback}`)),
       warnings: [...this.warnings],
+      ...(rest.allocated && { curve: rest.allocated.curve, allocation: rest.allocated.report }),
     };
   }
 }
@@ -234,14 +241,16 @@ export function usedOptions(options: ResolvedOptions): Record<string, unknown> {
     calibrationPrecision,
     tokenWeights,
     dynamic,
+    allocation,
     threads,
     maxShardBytes,
   } = options;
-  const { bits, groupSize, sym, ...rest } = settingsOf(method, settings);
-  const grid = format === 'gguf' ? { ggufType } : { bits, groupSize, sym };
+  const { bits, groupSize, sym, eoraRank, ...rest } = settingsOf(method, settings);
+  const fixed = format === 'gguf' ? { ggufType, eoraRank } : { bits, groupSize, sym, eoraRank };
+  const grid = allocation === undefined ? fixed : { allocation, ...(format === 'gguf' ? {} : { sym }) };
   const shared = { method, format, ...grid, ...rest, dynamic: dynamic.toConfig() ?? {}, threads, maxShardBytes };
   const choice = preset === undefined ? {} : { preset };
-  if (!calibrates(method, settings, options.calibration !== undefined)) return { ...shared, ...choice };
+  if (allocation === undefined && !calibrates(method, settings, options.calibration !== undefined)) return { ...shared, ...choice };
   return { ...shared, ...choice, calibrationSamples, calibrationLength, calibrationPrecision, tokenWeights };
 }
 

@@ -44,7 +44,7 @@ const blockSize = 128;
  * What the states of a calibration may take. Up to it nothing runs twice; above it, the products before the widest stop of each block (gate and up
  * before down) do. 1 GiB is 128 x 512 tokens of a model 1,024 wide, or 2,048 without that stop.
  */
-const stateBytes = 2 ** 30;
+export const stateBytes = 2 ** 30;
 
 /** One pause of a calibration: the linears that are calibrated together (LinearGroup), in the order the engine visits them. */
 export interface Stop {
@@ -248,6 +248,27 @@ export async function solveUncalibrated(run: SolveRun): Promise<void> {
   }
 }
 
+/** Embedding and head, where they are to be compressed: rounded, as a block of their own behind the others. */
+export async function solveOuter(run: SolveRun): Promise<void> {
+  const { plan, targets, journal, model, record, signal } = run;
+  const outer = [...targets.values()].filter((target) => target.outer === true);
+  const block = plan.blocks.length;
+  if (outer.length === 0 || journal.firstBlock > block) return;
+  const work = new BlockInWork(run);
+  for (const target of outer) {
+    const result = await record.timed('solve', () =>
+      runJob({ signal }, (control) => native().solveWeight(model, target.weight, solveJob(target, run), control)),
+    );
+    work.add([deliver(run, result, false)]);
+  }
+  await work.finish(block);
+}
+
+/** Blocks of a run's journal: those of the plan, and one for embedding and head. */
+export function journalBlocks(plan: Plan, targets: ReadonlyMap<number, Target>): number {
+  return plan.blocks.length + ([...targets.values()].some(({ outer }) => outer === true) ? 1 : 0);
+}
+
 /** One engine call with progress. */
 function step<T>(run: SolveRun, current: Step, call: Parameters<typeof runJob<T>>[1]): Promise<T> {
   run.progress.begin(current);
@@ -264,10 +285,21 @@ function deliver(run: SolveRun, result: SolveResult, hessian: boolean): SolvedLi
 }
 
 /** Settings of one job as the engine takes them. */
-function solveJob(target: Target, { method, format }: SolveRun): SolveOptions {
-  const minTokens = methods[method].calibrated ? minTotalTokens : 0;
-  return { ...target.settings, method, blockSize, minTokens, ...format.jobOptions(target) };
+export function solveJob(target: Target, { method, format }: Pick<SolveRun, 'method' | 'format'>): SolveOptions {
+  const own = target.outer === true ? 'rtn' : method;
+  const minTokens = methods[own].calibrated ? minTotalTokens : 0;
+  return {
+    ...target.settings,
+    ...(target.outer === true && outerSettings),
+    method: own,
+    blockSize,
+    minTokens,
+    ...format.jobOptions(target),
+  };
 }
+
+/** Of embedding and head: ranges that are searched, and nothing that needs data. */
+const outerSettings = { mse: 2, hessianMse: false, smoothAlpha: 0, eoraRank: 0 };
 
 function checkStop(expected: Stop, reached: CalibrationStop, last: boolean): void {
   if (reached.block === expected.block && reached.weights.join() === expected.weights.join() && reached.finished === last) return;

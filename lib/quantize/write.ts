@@ -5,12 +5,14 @@
  * A Hugging Face source is copied byte for byte in its own dtypes, biases of quantised linears included. A GGUF source stores other
  * names, block types and conventions, so the engine reads the tensors back in those of Hugging Face: matrices as BF16, vectors as F32.
  */
+import { RESERVED_BYTES, SMALL_SHARD_BYTES } from '../checkpoint/safetensors_writer';
 import { readExactly, withFile } from '../checkpoint/files';
 import type { Checkpoint, TensorEntry } from '../checkpoint/types';
 import type { Plan } from '../graph/plan';
 import { native, runJob, throwIfAborted, type ModelHandle } from '../native';
 import type { Target } from './layout';
 import { reordered } from './outputs/gguf_tensors';
+import type { OutputSource } from './outputs';
 
 /** Bytes held at a time; large enough for a disk's full speed, small enough beside the memory of a solve and to stop soon after an abort. */
 const pieceBytes = 16 * 2 ** 20;
@@ -56,6 +58,22 @@ export function denseTensors(checkpoint: Checkpoint, plan: Plan, targets: Readon
     from: { kind: 'vector', vector },
   }));
   return [...weights, ...vectors];
+}
+
+/** An entry of a safetensors header beside the name of its tensor: dtype, two dimensions, two offsets. */
+const entryBytes = 110;
+
+/** What safetensors files of about `total` bytes take beside tensors, at most, when each target becomes `parts` tensors. */
+export function safetensorsOverhead(
+  { targets, dense, options }: Pick<OutputSource, 'targets' | 'dense' | 'options'>,
+  parts: number,
+  total: number,
+): number {
+  const bytes = (name: string): number => Buffer.byteLength(name) + entryBytes;
+  const solved = [...targets.values()].reduce((sum, { name }) => sum + parts * (bytes(name) + '.0.scales'.length), 0);
+  const header = solved + dense.reduce((sum, { name }) => sum + bytes(name), 0);
+  const files = Math.ceil(total / options.maxShardBytes);
+  return header + files * (total <= SMALL_SHARD_BYTES ? 1024 : 1024 + RESERVED_BYTES);
 }
 
 function sourceTensor(plan: Plan, weight: number): number | undefined {

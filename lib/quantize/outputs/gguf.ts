@@ -37,6 +37,13 @@ export function ggufFormat(type: GgufType): OutputFormat {
     solvedBytes: blockBytes,
     dense: (checkpoint, plan, targets) =>
       ggufTensors(checkpoint, plan, (weight) => (targets.has(weight) ? undefined : denseType(checkpoint, plan, weight, type))),
+    async overheadBytes({ checkpoint, plan, targets, dense }) {
+      const keys = await ggufKeys(checkpoint, plan, type);
+      // A tensor's entry is its name, dimensions, type and offset; each is aligned to 32 bytes.
+      const tensors = [...[...targets.values()].map(({ name }) => name), ...dense.map(({ name }) => name)];
+      const entries = tensors.reduce((sum, name) => sum + Buffer.byteLength(name) + 72, 0);
+      return keys.reduce((sum, { name, value }) => sum + Buffer.byteLength(name) + 8 + value.length, 64 + entries);
+    },
     open: (directory, source) => openGguf(path.join(directory, ggufFileName), type, source),
   };
 }

@@ -10,7 +10,7 @@ import type { SolveResult } from '../../native';
 import { quantizationConfig } from '../config';
 import { packedBytes, partShapes, type CheckpointFormat, type Target } from '../layout';
 import { writeSideFiles } from '../sidefiles';
-import { denseTensors } from '../write';
+import { denseTensors, safetensorsOverhead } from '../write';
 import type { Output, OutputFormat, OutputSource, PartTensor } from './output';
 
 /** Version 2 files store the zero point itself, version 1 one less. */
@@ -21,6 +21,7 @@ export function gptqFormat(name: CheckpointFormat): OutputFormat {
     solved: solvedTensors,
     solvedBytes: packedBytes,
     dense: denseTensors,
+    overheadBytes: (source, total) => Promise.resolve(safetensorsOverhead(source, 4, total)),
     open: (directory, source) => Promise.resolve(openGptq(name, directory, source)),
   };
 }

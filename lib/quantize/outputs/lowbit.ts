@@ -9,7 +9,7 @@ import { containerVersion } from '../../checkpoint/lowbit_config';
 import { LowbitError } from '../../errors';
 import { groupCount, type Target } from '../layout';
 import { writeSideFiles } from '../sidefiles';
-import { denseTensors } from '../write';
+import { denseTensors, safetensorsOverhead } from '../write';
 import type { Output, OutputFormat, OutputSource } from './output';
 
 export const lowbitFormat: OutputFormat = {
@@ -23,12 +23,25 @@ export const lowbitFormat: OutputFormat = {
   },
   solvedBytes: expectedBytes,
   dense: denseTensors,
+  // Records, codes, scales, zero points; the two of a low-rank part.
+  overheadBytes: (source, total) =>
+    Promise.resolve(safetensorsOverhead(source, source.options.allocation?.ranks.some((rank) => rank > 0) === true ? 6 : 4, total)),
   open: (directory, source) => Promise.resolve(open(directory, source)),
 };
 
-/** Codes, scales and a second value per group: what most methods take; sparse and low-rank parts come on top. */
-function expectedBytes({ n, k, settings: { bits, groupSize } }: Target): number {
-  return Math.ceil((n * k * bits) / 8) + n * groupCount(k, groupSize) * 4;
+const recordBytes = 32;
+
+/**
+ * Records, codes, scales, zero points, a stored order and a low-rank part: all that GPTQ and rounding make. Of other methods it is an estimate: their sparse
+ * parts, minima and scales of inputs come on top.
+ */
+function expectedBytes({ n, k, settings }: Target): number {
+  const { bits, groupSize, sym, descAct, staticGroups, eoraRank } = settings;
+  const groups = groupCount(k, groupSize);
+  const stream = (count: number): number => n * Math.ceil((count * bits) / 8);
+  const order = descAct && !staticGroups && groups > 1 ? 4 * k : 0;
+  const lowRank = eoraRank > 0 ? recordBytes + 2 * eoraRank * (n + k) : 0;
+  return recordBytes + stream(k) + 2 * n * groups + (sym ? 0 : stream(groups)) + order + lowRank;
 }
 
 function open(directory: string, { checkpoint, options, sideFiles, version }: OutputSource): Output {

@@ -55,6 +55,8 @@ export interface OutputFormat {
   solved(target: Target, result: SolveResult): readonly PartTensor[];
   /** Bytes of those tensors, before they exist; of 'lowbit' about so many. */
   solvedBytes(target: Target): number;
+  /** What files of about `total` bytes take beside the bytes of tensors, at most: headers. For sizes that are promised. */
+  overheadBytes(source: Pick<OutputSource, 'checkpoint' | 'plan' | 'options' | 'targets' | 'dense'>, total: number): Promise<number>;
   /** Everything else that the output holds. */
   dense(checkpoint: Checkpoint, plan: Plan, targets: ReadonlyMap<number, Target>): readonly DenseTensor[];
   /** Begins an output in an existing, empty directory. */
