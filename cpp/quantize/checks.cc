@@ -19,8 +19,7 @@ Status Expected(const char* what, const char* option, double received) {
 
 Status CheckOptions(Method method, const QuantizeOptions& options) {
   const bool own_grid = options.block_type == DType::kF32;  // a block type has decided bits and group_size
-  if (own_grid && options.bits != 2 && options.bits != 3 && options.bits != 4 && options.bits != 8)
-    return Expected("2, 3, 4 or 8", "bits", options.bits);
+  if (own_grid && (options.bits < 2 || options.bits > 8 || options.bits == 7)) return Expected("2, 3, 4, 5, 6 or 8", "bits", options.bits);
   if (own_grid && options.group_size != 32 && options.group_size != 64 && options.group_size != 128 && options.group_size != -1)
     return Expected("32, 64, 128 or -1 (the whole row)", "group_size", options.group_size);
   if (!(options.mse == 0 || (options.mse >= 1 && options.mse <= 8))) return Expected("0 or a number between 1 and 8", "mse", options.mse);

@@ -91,6 +91,8 @@ Result<QuantizedLinear> AsGptq(const char* name, const LinearParts& parts) {
     reason = "minima in place of integer zero points";
   else if (parts.affine[0].group_size % 32 != 0 && parts.affine[0].group_size != parts.k)
     reason = "groups of 16 columns";
+  else if (parts.affine[0].bits == 5 || parts.affine[0].bits == 6)
+    reason = "codes of 5 or 6 bits";
   if (reason != nullptr)
     return Error(Code::kUnsupported, "A GPTQ checkpoint has no place for %s of %s: write lowbit's own container (format 'lowbit')", reason,
                  name);

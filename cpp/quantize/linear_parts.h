@@ -25,7 +25,7 @@ struct CodedScales {
 // Codes on a grid: w = scale * code + minimum, scale * (code - zero point), or scale * (code - 2^(bits-1)), as AffineKind says.
 struct AffineCodes {
   std::vector<int32_t> rows;  // output rows that the codes stand for, ascending, without repeats; empty = all n
-  int bits = 0;               // 2, 3, 4, 8
+  int bits = 0;               // 2, 3, 4, 5, 6, 8
   int group_size = 0;         // 16, a multiple of 32, or k for the whole row; the last group may be short
   int groups = 0;             // ceil(k / group_size)
   // [k] group of each column, group_size columns in each (the last may have fewer): GPTQ's desc_act and SpQR's act_order. Empty: c /

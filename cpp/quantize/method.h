@@ -26,7 +26,7 @@ Result<Method> ParseMethod(const std::string& name);
 
 // Field names are GPTQModel's; lib/quantize documents them for users.
 struct QuantizeOptions {
-  int bits = 4;          // 2, 3, 4, 8
+  int bits = 4;          // 2, 3, 4, 5, 6, 8
   int group_size = 128;  // 32, 64, 128 or -1 for the whole row; the last group may be short
   bool sym = true;
   double mse = 0;  // exponent of the range search, 0 = off; 2.4 is the published choice, range [1, 8]

@@ -43,7 +43,7 @@ enum class SpqrOrder : uint8_t {
 };
 
 // Sparse-quantised representation (Dettmers et al. 2023): groups of 16 columns whose scales and zeros are 3-bit codes themselves, and the
-// weights that hurt most beside them in 16 bits. bits 2, 3, 4 or 8; group_size and sym do not count.
+// weights that hurt most beside them in 16 bits. bits 2, 3, 4, 5, 6 or 8; group_size and sym do not count.
 struct SpqrOptions {
   double outlier_threshold = 0.2;  // in units of the mean of var(W_j) / U_jj^2; at least 0, infinity = no outliers
   double max_outliers = 0.05;      // share of all weights, [0, 1]: above it the threshold is doubled, and that is reported

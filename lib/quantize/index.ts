@@ -181,14 +181,15 @@ async function explained(reason: unknown, journal: Journal, chained: boolean, { 
   const error = withRoom(reason instanceof Error ? reason : toLowbitError(reason), needed);
   const blocks = plan.blocks.length;
   const solved = await journal.solvedBlocks(chained);
-  if (solved === 0) {
+  const allocated = await journal.hasAllocation();
+  if (solved === 0 && !allocated) {
     await journal.remove().catch(() => undefined);
     return error;
   }
   if (!(error instanceof LowbitError)) return error;
   return new LowbitError(
     error.code,
-    `${error.message}. ${solved} of ${blocks} blocks are done and kept in ${journal.directory}: call again with resume: true (--resume) to go on, or delete that directory`,
+    `${error.message}. ${solved > 0 ? `${solved} of ${blocks} blocks are` : 'The choice of forms is'} done and kept in ${journal.directory}: call again with resume: true (--resume) to go on, or delete that directory`,
     { ...error.details, work: journal.directory, blocksDone: solved, blocks },
     { cause: error.cause ?? error },
   );

@@ -230,6 +230,13 @@ export class Journal {
     });
   }
 
+  hasAllocation(): Promise<boolean> {
+    return fs.promises.access(path.join(this.directory, names.allocation)).then(
+      () => true,
+      () => false,
+    );
+  }
+
   writeAllocation(allocated: object): Promise<void> {
     return writeText(path.join(this.directory, names.allocation), `${JSON.stringify(allocated)}\n`);
   }

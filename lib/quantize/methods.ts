@@ -90,7 +90,9 @@ export function needsContainer(method: QuantizeMethod, settings: Pick<SolveSetti
 export function checkMethodFits(method: QuantizeMethod, format: string, targets: Iterable<Target>, problems: LowbitError[]): void {
   if (format === 'lowbit') return;
   for (const { name, settings } of targets) {
-    const reason = needsContainer(method, settings);
+    const { bits, ggufType } = settings;
+    const wide = ggufType === undefined && (bits === 5 || bits === 6) ? `codes of ${bits} bits` : undefined;
+    const reason = needsContainer(method, settings) ?? wide;
     if (reason === undefined) continue;
     problems.push(
       new LowbitError(

@@ -7,8 +7,8 @@ import { boolean, checkOptions, integer, oneOf, type Checked, type OptionSpec, t
 
 /** What may differ from linear to linear (through `dynamic`). Defaults without a number here are those of the preset (presets.ts). */
 export interface SolveSettings {
-  /** Bits per weight: 2, 3, 4 or 8. Default 4. */
-  readonly bits: 2 | 3 | 4 | 8;
+  /** Bits per weight: 2, 3, 4 or 8, with format 'lowbit' also 5 or 6. Default 4. */
+  readonly bits: 2 | 3 | 4 | 5 | 6 | 8;
   /** Consecutive input columns that share a scale: 32, 64, 128, or -1 for the whole row. Default 128. */
   readonly groupSize: 32 | 64 | 128 | -1;
   /** Symmetric grid around zero (true) or one with its own zero point per group. Default true. */
@@ -127,7 +127,7 @@ const threshold: Rule<number> = (option, value) => {
 
 /** The check of each setting. */
 export const settingRules = {
-  bits: oneOfNumbers(2, 3, 4, 8),
+  bits: oneOfNumbers(2, 3, 4, 5, 6, 8),
   groupSize: oneOfNumbers(32, 64, 128, -1),
   sym: boolean,
   descAct: boolean,

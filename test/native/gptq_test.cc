@@ -303,7 +303,7 @@ LOWBIT_TEST(GptqWithDiagonalHessianIsRtn) {
     for (int j = 0; j < layer.k; ++j)
       if (i != j) layer.h[size_t(i) * layer.k + j] = 0;
   for (const OrderCase& order : kOrders) {
-    for (const int bits : {2, 3, 4, 8}) {
+    for (const int bits : {2, 3, 4, 5, 6, 8}) {
       for (const double mse : {0.0, 2.4}) {
         // Groups that follow the falling diagonal are other groups than RTN's; a whole row is the same group.
         QuantizeOptions options = WithOrder(Options(bits, order.desc_act && !order.static_groups ? -1 : 64, bits != 3), order);

@@ -191,7 +191,7 @@ LOWBIT_TEST(AwqProtectsALoudChannel) {
 
 LOWBIT_TEST(HqqKeepsTheBestZero) {
   const Layer layer = Correlated(51, 150, 77);
-  for (const int bits : {2, 3, 4, 8}) {
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
     for (const int group_size : {32, 64, -1}) {
       PartsOptions options = Base(bits, group_size, true);
       std::vector<double> last;
@@ -309,7 +309,7 @@ LOWBIT_TEST(SpqrOfDegenerateWeights) {
   for (int r = 0; r < 20; ++r)
     for (int c = 0; c < 48; ++c) layer.w[size_t(r) * 48 + c] = r < 4 ? 0.0f : 0.01f * static_cast<float>(c % 8);
   for (int j = 0; j < 48; ++j) layer.h[size_t(5) * 48 + j] = layer.h[size_t(j) * 48 + 5] = 0;
-  for (const int bits : {2, 3, 4, 8}) {
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
     PartsOptions options = Base(bits, 128, true);
     options.spqr.max_outliers = 1;
     const LinearParts parts = RunParts(layer, Method::kSpqr, options).value();
@@ -512,7 +512,7 @@ LOWBIT_TEST(MethodOptionsAreChecked) {
     change(&options);
     EXPECT_ERROR(RunParts(layer, method, options).status(), Code::kInvalidArgument, text);
   };
-  fails(Method::kHqq, "Expected 2, 3, 4 or 8 for bits but received 5", [](PartsOptions* o) { o->base.bits = 5; });
+  fails(Method::kHqq, "Expected 2, 3, 4, 5, 6 or 8 for bits but received 7", [](PartsOptions* o) { o->base.bits = 7; });
   fails(Method::kAwq, "for awq.grid but received 0", [](PartsOptions* o) { o->awq.grid = 0; });
   fails(Method::kAwq, "awq.clip_grid", [](PartsOptions* o) { o->awq.clip_grid = 101; });
   fails(Method::kAwq, "awq.max_shrink", [](PartsOptions* o) { o->awq.max_shrink = std::nan(""); });

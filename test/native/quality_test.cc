@@ -64,7 +64,7 @@ std::vector<double> BestScales(const Layer& layer, const QuantizedLinear& q, int
 
 LOWBIT_TEST(RefitFindsTheBestScales) {
   const Layer layer = Correlated(53, 160, 31);
-  for (const int bits : {2, 3, 4, 8}) {
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
     for (const int group_size : {32, 64, 128, -1}) {  // 160 columns: short last groups
       for (const bool stored_order : {false, true}) {
         QuantizeOptions options = Options(bits, group_size, bits != 3);

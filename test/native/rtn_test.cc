@@ -139,7 +139,7 @@ LOWBIT_TEST(RtnReportsTheErrorTheInputsSee) {
 }
 
 LOWBIT_TEST(QuantizeRefusesWhatItCannotDo) {
-  EXPECT_ERROR(Refusal(Options(5, 32, true)), Code::kInvalidArgument, "Expected 2, 3, 4 or 8 for bits but received 5 of type number");
+  EXPECT_ERROR(Refusal(Options(7, 32, true)), Code::kInvalidArgument, "Expected 2, 3, 4, 5, 6 or 8 for bits but received 7 of type number");
   EXPECT_ERROR(Refusal(Options(-4, 32, true)), Code::kInvalidArgument, "bits but received -4");
   for (const int group_size : {0, 1, 48, 256, -2})
     EXPECT_ERROR(Refusal(Options(4, group_size, true)), Code::kInvalidArgument, "group_size but received " + std::to_string(group_size));

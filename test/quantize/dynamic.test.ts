@@ -64,7 +64,7 @@ test.each([
   [{ '.*': true }, 'Expected an object of overrides or false for dynamic[".*"] but received true of type boolean'],
   [{ '.*': {} }, 'Expected at least one override for dynamic[".*"] but received none; use false or the prefix "-:" to leave linears dense'],
   [{ '-:.*': { bits: 4 } }, 'Expected no overrides for dynamic["-:.*"], because "-:" leaves linears dense, but received bits'],
-  [{ '.*': { bits: 5 } }, 'Expected one of 2, 3, 4, 8 for bits but received 5 of type number in dynamic[".*"]'],
+  [{ '.*': { bits: 7 } }, 'Expected one of 2, 3, 4, 5, 6, 8 for bits but received 7 of type number in dynamic[".*"]'],
 ])('%p is refused', (rules, message) => {
   expect(problemsOf(rules)).toEqual([message]);
 });

@@ -90,7 +90,7 @@ const expected: Record<string, string> = {
   method: 'one of "gptq", "rtn", "awq", "hqq", "spqr", "mixllm", "finequant"',
   preset: 'one of "quality", "fast", "compat"',
   format: 'one of "gptq", "gptq_v2", "gguf", "lowbit"',
-  bits: 'one of 2, 3, 4, 8',
+  bits: 'one of 2, 3, 4, 5, 6, 8',
   groupSize: 'one of 32, 64, 128, -1',
   sym: 'boolean',
   descAct: 'boolean',
@@ -169,7 +169,7 @@ describe.each(Object.entries(expected))('%s', (option, text) => {
 });
 
 test.each([
-  ['bits', [2, 3, 4, 8], [0, 1, 5, 6, 7, 9, 16]],
+  ['bits', [2, 3, 4, 5, 6, 8], [0, 1, 7, 9, 16]],
   ['groupSize', [32, 64, 128, -1], [0, 1, 16, 256, -2]],
   ['mse', [0, 1, 2.4, 8], [0.5, 8.1, Infinity]],
   ['dampPercent', [1e-6, 0.05, 0.999], [0, 1, -0.1, Infinity]],

@@ -409,8 +409,8 @@ describe('nothing starts when something is wrong', () => {
   });
 
   test('a mistyped model is reported beside bad options', async () => {
-    const error = await failure(run({ model: path.join(directory, 'none'), bits: 5 as never }));
-    expect(error.message).toContain('Expected one of 2, 3, 4, 8 for bits but received 5 of type number');
+    const error = await failure(run({ model: path.join(directory, 'none'), bits: 7 as never }));
+    expect(error.message).toContain('Expected one of 2, 3, 4, 5, 6, 8 for bits but received 7 of type number');
     expect(error.message).toContain(path.join(directory, 'none'));
   });
 

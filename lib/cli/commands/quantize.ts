@@ -64,7 +64,7 @@ export function quantizeCommand(command: Command, io: () => Io): void {
       ).choices(['gptq', 'gptq_v2', 'gguf', 'lowbit']),
     )
     .option('--gguf-type <name>', 'gguf: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K or a mixture, Q4_K_S to Q5_K_M (default: Q4_K_M)')
-    .option('--bits <n>', 'bits per weight: 2, 3, 4 or 8 (default: 4)', parseNumber)
+    .option('--bits <n>', 'bits per weight: 2, 3, 4 or 8, with format lowbit also 5 or 6 (default: 4)', parseNumber)
     .option('--group-size <n>', 'columns that share a scale: 32, 64, 128, or -1 for the whole row (default: 128)', parseNumber)
     .option('--no-sym', 'grids with their own zero point instead of symmetric ones')
     .option('--desc-act', 'gptq: solve columns by falling importance; without static groups the file stores the order')

@@ -8,7 +8,7 @@ import { settingRules, type SolveSettings } from '../settings';
 
 /** Which forms a weight may get, and how much work goes into the choice. Lists hold 1 to 16 different values. */
 export interface AllocationOptions {
-  /** Widths. Default 2, 3, 4, 8. Not with format 'gguf'. */
+  /** Widths. Default 2, 3, 4, 5, 6, 8, for GPTQ formats without 5 and 6. Not with format 'gguf'. */
   readonly bits?: readonly SolveSettings['bits'][];
   /** Columns per scale. Default 32, 64, 128. 8-bit codes take the largest. Not with format 'gguf'. */
   readonly groupSizes?: readonly SolveSettings['groupSize'][];
@@ -117,7 +117,7 @@ export function resolveAllocation(
     wrong('allocation.ranks', `Format '${format}' has no place for low-rank parts: set format to 'lowbit'`);
   return {
     target: bytes === undefined ? { bitsPerWeight: bitsPerWeight as number } : { bytes },
-    bits: allocation.bits ?? [2, 3, 4, 8],
+    bits: allocation.bits ?? (format === 'lowbit' ? [2, 3, 4, 5, 6, 8] : [2, 3, 4, 8]),
     groupSizes: allocation.groupSizes ?? [32, 64, 128],
     ranks,
     ggufTypes: allocation.ggufTypes ?? blockTypes,

@@ -57,6 +57,9 @@ export interface Probed {
 /** Samples shorter than this say too little of predictions with context. */
 const minTokens = 64;
 
+/** Of the time of a probe: the uncompressed model's pass and all solutions; the rest are trials. */
+const shares = { reference: 0.05, solve: 0.5 };
+
 /** Below what a trial can tell from nothing. */
 const leastDivergence = 1e-9;
 
@@ -85,7 +88,8 @@ export async function openTrials(run: ProbeRun): Promise<TrialsHandle> {
       { option: 'calibration' },
     );
   }
-  const trials = await runJob({ signal }, (control) => native().createTrials(model, probes, control));
+  const onProgress = (done: number, total: number): void => run.onProgress((shares.reference * done) / Math.max(1, total));
+  const trials = await runJob({ signal, onProgress }, (control) => native().createTrials(model, probes, control));
   try {
     const jobs = items.map((item) => ({ weight: item.target.weight, options: run.baseJob(item) }));
     const base = await runJob({ signal }, (control) => native().trialsAdd(trials, jobs, control));
@@ -114,8 +118,8 @@ function swapsOf(swaps: readonly { readonly weight: number; readonly variant: nu
 export async function probe(run: ProbeRun, trials: TrialsHandle): Promise<ReadonlyMap<number, Probed>> {
   const { items, signal, onProgress } = run;
   const base = await runJob({ signal }, (control) => native().trialsDivergence(trials, control));
-  // About half of the time each, on the models and machines seen.
-  const tried = await solveAll(run, trials, (fraction) => onProgress(0.5 * fraction));
+  const { reference, solve } = shares;
+  const tried = await solveAll(run, trials, (fraction) => onProgress(reference + solve * fraction));
   const chosen = items.map((item) => candidateNear(item, run.bitsPerWeight));
   const swaps = items.flatMap(({ target, candidates }, i) => {
     const variants = tried.get(target.weight) ?? [];
@@ -123,7 +127,7 @@ export async function probe(run: ProbeRun, trials: TrialsHandle): Promise<Readon
     return [...which].map((candidate) => ({ weight: target.weight, variant: variants[candidate]?.variant ?? -1, candidate }));
   });
   const divergences = await runJob(
-    { signal, onProgress: (done, total) => onProgress(0.5 + (0.5 * done) / Math.max(1, total)) },
+    { signal, onProgress: (done, total) => onProgress(reference + solve + ((1 - reference - solve) * done) / Math.max(1, total)) },
     (control) => native().trialsDivergenceOfEach(trials, swapsOf(swaps), control),
   );
   const costs = swaps.map((swap, i) => ({ ...swap, cost: Math.max(leastDivergence, (divergences[i] as number) - base) }));
