@@ -270,7 +270,7 @@ describe('several problems', () => {
   });
 
   test('all bad options of a call are in one error', () => {
-    const problems = problemsOf({ output: 'o', bits: 5, sym: 'yes', dynamic: { '(': {}, a: { bits: 6, groupSize: 3 } }, other: 1 });
+    const problems = problemsOf({ output: 'o', bits: 7, sym: 'yes', dynamic: { '(': {}, a: { bits: 9, groupSize: 3 } }, other: 1 });
     expect(problems).toHaveLength(7);
   });
 });
