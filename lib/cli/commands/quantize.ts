@@ -1,6 +1,6 @@
 /** lowbit quantize: compresses a model and reports what was done. */
 import { type Command, Option } from 'commander';
-import { type QuantizeMethod, type QuantizeOptions, type QuantizeProgress, quantize } from '../../index';
+import { type QuantizeMethod, type QuantizeOptions, type QuantizeProgress, type QuantizeReport, quantize } from '../../index';
 import { type Io, cpuSeconds, peakRssBytes } from '../io';
 import { camelCaseRules, defined, parseJsonObject, parseNumber, toSnakeCase } from '../parse';
 import { addHubOptions, examples, hubOptions, type HubFlags } from '../runtime';
@@ -12,6 +12,9 @@ interface Flags extends HubFlags {
   readonly preset?: 'quality' | 'fast' | 'compat';
   readonly format?: 'gptq' | 'gptq_v2' | 'gguf' | 'lowbit';
   readonly ggufType?: string;
+  readonly targetSize?: string;
+  readonly bitsPerWeight?: number;
+  readonly generations?: number;
   readonly bits?: number;
   readonly groupSize?: number;
   readonly sym?: boolean;
@@ -64,6 +67,12 @@ export function quantizeCommand(command: Command, io: () => Io): void {
       ).choices(['gptq', 'gptq_v2', 'gguf', 'lowbit']),
     )
     .option('--gguf-type <name>', 'gguf: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K or a mixture, Q4_K_S to Q5_K_M (default: Q4_K_M)')
+    .option(
+      '--target-size <size>',
+      'bytes that all weight files may take, such as 60MB or 57.2MiB: width, group and rank are chosen for each linear, embedding and head',
+    )
+    .option('--bits-per-weight <f>', 'the same as bits of all weight files per parameter, such as 3.5', parseNumber)
+    .option('--generations <n>', 'with these: search by trial behind the choice, about ten passes each (default: 0)', parseNumber)
     .option('--bits <n>', 'bits per weight: 2, 3, 4 or 8, with format lowbit also 5 or 6 (default: 4)', parseNumber)
     .option('--group-size <n>', 'columns that share a scale: 32, 64, 128, or -1 for the whole row (default: 128)', parseNumber)
     .option('--no-sym', 'grids with their own zero point instead of symmetric ones')
@@ -110,6 +119,7 @@ export function quantizeCommand(command: Command, io: () => Io): void {
       'after',
       examples(
         'lowbit quantize ./model --output ./model-4bit --calibration text.txt',
+        'lowbit quantize ./model -o ./model-60mb --target-size 60MB --calibration text.txt',
         'lowbit quantize ./model -o ./model-3bit --bits 3 --group-size 64 --desc-act --calibration text.txt --calibration-samples 256',
         'lowbit quantize ./model -o ./model-rtn --method rtn --no-sym --json',
         `lowbit quantize ./model -o ./mixed --calibration text.txt --dynamic '{"-:.*down_proj": {}, ".*v_proj": {"bits": 8}}'`,
@@ -119,7 +129,7 @@ export function quantizeCommand(command: Command, io: () => Io): void {
 }
 
 async function run(io: Io, model: string, flags: Flags): Promise<void> {
-  const { calibration, dynamic, sym, json: _json, offline: _offline, ...rest } = flags;
+  const { calibration, dynamic, sym, generations, json: _json, offline: _offline, ...rest } = flags;
   const hub = hubOptions(io, flags);
   const progress = io.progress(flags.method);
   const options = {
@@ -127,6 +137,7 @@ async function run(io: Io, model: string, flags: Flags): Promise<void> {
     ...defined(rest as Record<string, unknown>),
     ...(sym === false ? { sym } : {}), // --no-sym sets a default, which is no wish
     ...(calibration === undefined ? {} : { calibration: { file: calibration } }),
+    ...(generations === undefined ? {} : { allocation: { generations } }),
     ...(dynamic === undefined ? {} : { dynamic: camelCaseRules(dynamic) }),
     hub: hub.options,
     signal: io.signal,
@@ -145,6 +156,7 @@ async function run(io: Io, model: string, flags: Flags): Promise<void> {
       `(${report.linears.length} linears at ${totals.bitsPerWeight.toFixed(2)})\n` +
       `mean relative error ${totals.error.toExponential(2)}${data ? ` on ${data.tokens} calibration tokens` : ''}, ${totals.seconds.toFixed(1)} s\n`,
   );
+  if (report.allocation) io.out(`${chosenForms(report)}\n`);
   for (const line of report.warnings) io.note(`warning: ${line}`);
   for (const line of report.fallbacks) io.note(`fallback: ${line}`);
   io.result({
@@ -160,6 +172,19 @@ async function run(io: Io, model: string, flags: Flags): Promise<void> {
     peak_rss_bytes: peakRssBytes(),
     report: toSnakeCase(report, ['dynamic']),
   });
+}
+
+/** What was chosen for how many linears, and what it costs. */
+function chosenForms({ linears, allocation, curve = [] }: QuantizeReport): string {
+  const counts = new Map<number, number>();
+  for (const { bits } of linears) counts.set(bits, (counts.get(bits) ?? 0) + 1);
+  const widths = [...counts].sort(([a], [b]) => a - b).map(([bits, count]) => `${count} of ${bits} bit`);
+  const chosen = curve.find((point) => point.chosen);
+  const smaller = curve
+    .filter((point) => !point.chosen && chosen && point.bytes <= chosen.bytes)
+    .sort((a, b) => a.klDivergence - b.klDivergence)[0];
+  const against = smaller ? `, against ${smaller.klDivergence.toPrecision(3)} for ${smaller.label} everywhere` : '';
+  return `chosen: ${widths.join(', ')}; divergence on ${allocation?.probeSamples} calibration samples ${allocation?.measuredDivergence.toPrecision(3)}${against}`;
 }
 
 /** What a run is at: "block 3 of 30, q_proj, error 2.1e-3". */

@@ -28,6 +28,8 @@ export interface Allocated {
 export interface AllocationReport {
   /** What all weight files may take. */
   readonly targetBytes: number;
+  /** Samples whose predictions were compared. */
+  readonly probeSamples: number;
   /** Divergence that the choice was estimated to cost, nats per token. */
   readonly estimatedDivergence: number;
   /** The same measured on the probe samples, with the forms of the probe in place. */
@@ -85,6 +87,7 @@ export async function allocate(run: AllocationRun): Promise<Allocated> {
       curve,
       report: {
         targetBytes,
+        probeSamples: allocation.probeSamples,
         estimatedDivergence: estimated,
         measuredDivergence: curve.find((point) => point.chosen)?.klDivergence ?? NaN,
         ...(search && { divergenceBeforeSearch: search.before, improvements: search.improvements }),
