@@ -103,30 +103,37 @@ Result<std::unique_ptr<Packer>> FirstPartPacker(const std::vector<Tensor>& tenso
   return packer;
 }
 
-Result<std::vector<Part>> OtherParts(const std::vector<Tensor>& tensors, const WeightShape& shape, const WeightSource& source) {
-  std::vector<Part> parts;
-  if (source.parts.empty()) return parts;
+Result<std::vector<OtherPacker>> OtherPackers(const std::vector<Tensor>& tensors, const WeightShape& shape, const WeightSource& source) {
+  std::vector<OtherPacker> packers;
+  if (source.parts.empty()) return packers;
   const Tensors of{tensors};
   std::vector<uint8_t> covered(static_cast<size_t>(shape.n), source.parts.front().rows < 0);
-  LOWBIT_ASSIGN_OR_RETURN(const std::vector<float> scale, InputScale(of, shape, source.input_scale));
   for (size_t i = 0; i < source.parts.size(); ++i) {
     const PartTensors& from = source.parts[i];
-    if (from.kind == PartKind::kAffine) {
-      LOWBIT_ASSIGN_OR_RETURN(std::unique_ptr<Packer> packer, AffinePacker(of, shape, from));
-      bool twice = from.rows < 0 && i > 0;
-      for (const int32_t row : packer->part().rows) twice = covered[static_cast<size_t>(row)]++ != 0 || twice;
-      if (twice) return Error(Code::kCorruptFile, "Two affine parts of %s hold the same row", shape.name.c_str());
-      if (i == 0) continue;
-      LOWBIT_ASSIGN_OR_RETURN(Part part, PackWhole(std::move(packer)));
-      parts.push_back(std::move(part));
-    } else {
-      LOWBIT_ASSIGN_OR_RETURN(Part part, from.kind == PartKind::kLowRank ? LowRankPart(of, shape, from) : SparsePart(of, shape, from));
-      parts.push_back(std::move(part));
-    }
-    parts.back().input_scale = scale;
+    if (from.kind != PartKind::kAffine) continue;
+    LOWBIT_ASSIGN_OR_RETURN(std::unique_ptr<Packer> packer, AffinePacker(of, shape, from));
+    bool twice = from.rows < 0 && i > 0;
+    for (const int32_t row : packer->part().rows) twice = covered[static_cast<size_t>(row)]++ != 0 || twice;
+    if (twice) return Error(Code::kCorruptFile, "Two affine parts of %s hold the same row", shape.name.c_str());
+    if (i == 0) continue;
+    LOWBIT_ASSIGN_OR_RETURN(std::vector<float> scale, InputScale(of, shape, source.input_scale));
+    packer->SetInputScale(std::move(scale));
+    packers.push_back({std::move(packer), from.codes});
   }
   if (std::find(covered.begin(), covered.end(), 0) != covered.end())
     return Error(Code::kCorruptFile, "The affine parts of %s do not hold all of its rows", shape.name.c_str());
+  return packers;
+}
+
+Result<std::vector<Part>> AddedParts(const std::vector<Tensor>& tensors, const WeightShape& shape, const WeightSource& source) {
+  std::vector<Part> parts;
+  const Tensors of{tensors};
+  for (const PartTensors& from : source.parts) {
+    if (from.kind == PartKind::kAffine) continue;
+    LOWBIT_ASSIGN_OR_RETURN(Part part, from.kind == PartKind::kLowRank ? LowRankPart(of, shape, from) : SparsePart(of, shape, from));
+    LOWBIT_ASSIGN_OR_RETURN(part.input_scale, InputScale(of, shape, source.input_scale));
+    parts.push_back(std::move(part));
+  }
   return parts;
 }
 

@@ -11,7 +11,6 @@
 #include "base/config.h"
 #include "base/cpu.h"
 #include "base/half.h"
-#include "engine/container_source.h"
 #include "engine/source.h"
 #include "engine/weights.h"
 #include "kernel/chooser.h"
@@ -112,10 +111,10 @@ Result<std::shared_ptr<Model>> Model::Load(ModelSpec spec, const Progress& progr
   model->arena_ = std::move(loaded.arena);
   model->packed_cache_ = std::move(loaded.cache);
   for (size_t i = 0; i < spec.weights.size(); ++i) {
-    LOWBIT_ASSIGN_OR_RETURN(std::vector<Part> others, OtherParts(tensors, model->plan_.weights[i], spec.weights[i]));
     std::vector<Part> parts;
     parts.push_back(std::move(loaded.parts[i]));
-    for (Part& other : others) parts.push_back(std::move(other));
+    if (!loaded.others.empty())
+      for (Part& other : loaded.others[i]) parts.push_back(std::move(other));
     model->bindings_.weights.push_back(std::move(parts));
   }
   return model;

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <new>
 
+#include "engine/container_source.h"
 #include "engine/packed_cache.h"
 #include "engine/source.h"
 
@@ -17,8 +18,16 @@ namespace {
 constexpr size_t kTaskBytes = size_t(1) << 20;
 
 struct Task {
-  int weight;
+  size_t unit;
   int panel0, panel1;
+};
+
+// What is packed as one matrix: a weight, or an affine part of one.
+struct Unit {
+  std::unique_ptr<Packer> packer;
+  size_t weight;
+  int codes = -1;     // of a part behind the first: its tensor of codes
+  size_t offset = 0;  // in the arena
 };
 
 Status OutOfMemory(const char* name) {
@@ -34,32 +43,29 @@ class ArenaPacker {
   // Makes the packers (some read scales to choose a format) and lays out the arena.
   Status Prepare(const std::vector<int>& order) {
     const size_t count = spec_.weights.size();
-    packers_.resize(count);
+    std::vector<std::vector<Unit>> units(count);
     std::vector<Status> failures(count);
     pool_.Run(static_cast<int>(count), [&](int i, int) {
       const size_t w = static_cast<size_t>(i);
       try {  // nothing may escape into the pool
-        Result<std::unique_ptr<Packer>> packer = SourcePacker(tensors_, plan_.weights[w], spec_.weights[w], kernels_);
-        if (packer.ok())
-          packers_[w] = std::move(packer.value());
-        else
-          failures[w] = packer.status();
+        failures[w] = MakeUnits(w, &units[w]);
       } catch (const std::bad_alloc&) {
         failures[w] = OutOfMemory(plan_.weights[w].name.c_str());
       }
     });
     for (const Status& failure : failures) LOWBIT_RETURN_IF_ERROR(failure);
-    offsets_.resize(count);
-    left_ = std::make_unique<std::atomic<int>[]>(count);
-    for (const int weight : order) {
-      const Part& part = packers_[static_cast<size_t>(weight)]->part();
-      offsets_[static_cast<size_t>(weight)] = bytes_;
-      bytes_ += part.bytes();
-      const int panels = PanelCount(part.view);
-      const int step = static_cast<int>(std::clamp<size_t>(kTaskBytes / part.view.panel_bytes, 1, static_cast<size_t>(panels)));
-      for (int p = 0; p < panels; p += step) tasks_.push_back({weight, p, std::min(panels, p + step)});
-      left_[static_cast<size_t>(weight)] = (panels + step - 1) / step;
-    }
+    for (const int weight : order)
+      for (Unit& unit : units[static_cast<size_t>(weight)]) {
+        const Part& part = unit.packer->part();
+        unit.offset = bytes_;
+        bytes_ += part.bytes();
+        const int panels = PanelCount(part.view);
+        const int step = static_cast<int>(std::clamp<size_t>(kTaskBytes / part.view.panel_bytes, 1, static_cast<size_t>(panels)));
+        for (int p = 0; p < panels; p += step) tasks_.push_back({units_.size(), p, std::min(panels, p + step)});
+        units_.push_back(std::move(unit));
+      }
+    left_ = std::make_unique<std::atomic<int>[]>(units_.size());
+    for (const Task& task : tasks_) left_[task.unit].fetch_add(1, std::memory_order_relaxed);
     return Status::Ok();
   }
 
@@ -81,28 +87,51 @@ class ArenaPacker {
     return Status::Ok();
   }
 
-  std::vector<Part> Finish(const Block& arena) {
-    std::vector<Part> parts;
-    for (size_t i = 0; i < packers_.size(); ++i) {
-      parts.push_back(packers_[i]->Finish(arena.data() + offsets_[i]));
-      if (IsSecondCopy(spec_.weights, i)) parts.back().stored_bytes = 0;
+  Status Finish(const Block& arena, LoadedWeights* loaded) {
+    loaded->parts.resize(spec_.weights.size());
+    std::vector<std::vector<Part>> others(spec_.weights.size());
+    bool any = false;
+    for (Unit& unit : units_) {
+      Part part = unit.packer->Finish(arena.data() + unit.offset);
+      if (unit.codes >= 0) {
+        others[unit.weight].push_back(std::move(part));
+        continue;
+      }
+      if (IsSecondCopy(spec_.weights, unit.weight)) part.stored_bytes = 0;
+      loaded->parts[unit.weight] = std::move(part);
     }
-    return parts;
+    for (size_t w = 0; w < others.size(); ++w) {
+      LOWBIT_ASSIGN_OR_RETURN(std::vector<Part> added, AddedParts(tensors_, plan_.weights[w], spec_.weights[w]));
+      for (Part& part : added) others[w].push_back(std::move(part));
+      any = any || !others[w].empty();
+    }
+    if (any) loaded->others = std::move(others);
+    return Status::Ok();
   }
 
  private:
-  size_t PanelBytes(int weight) const { return packers_[static_cast<size_t>(weight)]->part().view.panel_bytes; }
-  size_t TaskBytes(const Task& task) const { return static_cast<size_t>(task.panel1 - task.panel0) * PanelBytes(task.weight); }
+  Status MakeUnits(size_t w, std::vector<Unit>* units) const {
+    const WeightShape& shape = plan_.weights[w];
+    LOWBIT_ASSIGN_OR_RETURN(std::unique_ptr<Packer> first, SourcePacker(tensors_, shape, spec_.weights[w], kernels_));
+    units->push_back({std::move(first), w});
+    LOWBIT_ASSIGN_OR_RETURN(std::vector<OtherPacker> others, OtherPackers(tensors_, shape, spec_.weights[w]));
+    for (OtherPacker& other : others) units->push_back({std::move(other.packer), w, other.codes});
+    return Status::Ok();
+  }
+
+  size_t TaskBytes(const Task& task) const {
+    return static_cast<size_t>(task.panel1 - task.panel0) * units_[task.unit].packer->part().view.panel_bytes;
+  }
 
   void PackTask(const Block& arena, size_t index) {
     const Task& task = tasks_[index];
-    const size_t w = static_cast<size_t>(task.weight);
+    const Unit& unit = units_[task.unit];
     Status status;
     try {
-      uint8_t* to = arena.data() + offsets_[w] + static_cast<size_t>(task.panel0) * PanelBytes(task.weight);
-      status = packers_[w]->Pack(task.panel0, task.panel1, to);
+      uint8_t* to = arena.data() + unit.offset + static_cast<size_t>(task.panel0) * unit.packer->part().view.panel_bytes;
+      status = unit.packer->Pack(task.panel0, task.panel1, to);
     } catch (const std::bad_alloc&) {
-      status = OutOfMemory(plan_.weights[w].name.c_str());
+      status = OutOfMemory(plan_.weights[unit.weight].name.c_str());
     }
     if (!status.ok()) {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -118,9 +147,10 @@ class ArenaPacker {
   // The file pages behind packed panels. Rows of dense and GGUF tensors lie one after the other; words and transposed rows of a panel may
   // lie everywhere.
   void GiveBack(const Task& task) {
-    const size_t w = static_cast<size_t>(task.weight);
+    const Unit& unit = units_[task.unit];
+    const size_t w = unit.weight;
     const WeightSource& source = spec_.weights[w];
-    const bool last = left_[w].fetch_sub(1, std::memory_order_acq_rel) == 1;
+    const bool last = left_[task.unit].fetch_sub(1, std::memory_order_acq_rel) == 1;
     if (source.tensor >= 0 && !source.transposed) {
       const Tensor& t = tensors_[static_cast<size_t>(source.tensor)];
       const size_t rows = static_cast<size_t>(plan_.weights[w].n), row_bytes = t.bytes / rows;
@@ -128,8 +158,8 @@ class ArenaPacker {
                    end = std::min(rows, static_cast<size_t>(task.panel1) * kPanelRows);
       t.file->DontNeed(t.data + begin * row_bytes, (end - begin) * row_bytes);
     } else if (last) {
-      const bool parts = !source.parts.empty();
-      for (const int t : {source.tensor, parts ? source.parts.front().codes : source.qweight, source.qzeros, source.scales}) {
+      const int codes = unit.codes >= 0 || source.parts.empty() ? unit.codes : source.parts.front().codes;
+      for (const int t : {source.tensor, source.qweight, source.qzeros, source.scales, codes}) {
         if (t < 0) continue;
         const Tensor& words = tensors_[static_cast<size_t>(t)];
         words.file->DontNeed(words.data, words.bytes);
@@ -142,11 +172,10 @@ class ArenaPacker {
   const std::vector<Tensor>& tensors_;
   const KernelTable& kernels_;
   Pool& pool_;
-  std::vector<std::unique_ptr<Packer>> packers_;
-  std::vector<size_t> offsets_;
+  std::vector<Unit> units_;  // in the order of the arena
   size_t bytes_ = 0;
   std::vector<Task> tasks_;
-  std::unique_ptr<std::atomic<int>[]> left_;  // tasks of each weight
+  std::unique_ptr<std::atomic<int>[]> left_;  // tasks of each unit
   std::mutex mutex_;
   size_t failed_task_ = SIZE_MAX;
   Status failure_;
@@ -157,7 +186,7 @@ Status PackAll(ArenaPacker& packer, const std::vector<int>& order, const Progres
   LOWBIT_RETURN_IF_ERROR(packer.Prepare(order));
   LOWBIT_ASSIGN_OR_RETURN(Block block, Block::Allocate(packer.bytes(), MemoryClass::kWeights, "the weights"));
   LOWBIT_RETURN_IF_ERROR(packer.Pack(block, progress, packed));
-  loaded->parts = packer.Finish(block);
+  LOWBIT_RETURN_IF_ERROR(packer.Finish(block, loaded));
   loaded->arena = Arena(std::move(block));
   return Status::Ok();
 }

@@ -71,7 +71,7 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
   const size_t groups = k_pad / kSubBlock;
   const size_t permuted = RoundUp(rows * k_max * 4, 64), packed = RoundUp(rows * k_max * 4, 64);
   const size_t codes = RoundUp(rows * k_pad, 64), per_group = RoundUp(rows * groups * 4, 64);
-  LOWBIT_ASSIGN_OR_RETURN(e->shared_, Block::Allocate(permuted + packed + codes + 7 * per_group, MemoryClass::kScratch, "linear scratch"));
+  LOWBIT_ASSIGN_OR_RETURN(e->shared_, Block::Allocate(permuted + packed + codes + 10 * per_group, MemoryClass::kScratch, "linear scratch"));
   uint8_t* p = e->shared_.data();
   const auto take = [&](size_t bytes) {
     uint8_t* at = p;
@@ -86,6 +86,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Plan& plan, const Bindi
   e->quantized_.bias = reinterpret_cast<int32_t*>(take(per_group));
   e->quantized_.half_scale_sum = reinterpret_cast<float*>(take(2 * per_group));
   e->quantized_.half_bias = reinterpret_cast<int32_t*>(take(2 * per_group));
+  e->wide_bias_ = reinterpret_cast<int32_t*>(take(per_group));
+  e->wide_half_bias_ = reinterpret_cast<int32_t*>(take(2 * per_group));
 
   e->linear_result_ = std::max({kGemmScratchBytes, kExactPanels * kExactColumns * kPanelRows * sizeof(float), k_pad * sizeof(float)});
   const size_t result = std::max(kPrivateFloats, static_cast<size_t>(max_rows) * kExactPanels * kPanelRows);

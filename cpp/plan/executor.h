@@ -137,7 +137,7 @@ class Executor {
   template <typename Fn>
   void ForTiles(int rows, int tile, const Fn& fn);
   void PackInput(const LinearRun& run, int rows, const float** x, size_t* ldx);
-  void QuantizeInput(const LinearRun& run, int rows, const Op* producer, bool keep, QuantizedRows* quantized);
+  void QuantizeInput(const LinearRun& run, int rows, const Op* producer, bool keep, QuantizedRows* quantized, QuantizedRows* wide);
   // ops_moe.cc
   Status PrepareExperts(const Op& op, ExpertsOp* prepared) const;
   Status Route(const Op& op, int rows);
@@ -168,7 +168,9 @@ class Executor {
   int inner_width_ = 0;
   float* permuted_ = nullptr;
   float* packed_rows_ = nullptr;
-  QuantizedRows quantized_;                     // pointers into shared_
+  QuantizedRows quantized_;       // pointers into shared_
+  int32_t* wide_bias_ = nullptr;  // as quantized_'s, of wide_zero_code
+  int32_t* wide_half_bias_ = nullptr;
   Block scratch_;                               // per thread
   size_t thread_scratch_ = 0;                   // bytes
   size_t linear_result_ = 0;                    // where in a thread's scratch a linear chunk's private result lies

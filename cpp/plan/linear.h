@@ -31,6 +31,7 @@ struct Product {
   int panels = 0;
   const int32_t* rows = nullptr;  // column of y of each row of w, or null: the rows are the columns
   SparseView sparse;              // kSparse; w then has n and k only
+  bool wide = false;              // kInt8Rows: of the run's wide_zero_code
 };
 
 struct LinearRun {
@@ -40,9 +41,11 @@ struct LinearRun {
   int k = 0;
   const std::vector<int32_t>* permutation = nullptr;  // of the columns, or null
   const std::vector<float>* input_scale = nullptr;    // [columns of in], or null
-  int zero_code = 0;                                  // kInt8Rows: of the weights
-  int group = 0;                                      // kInt8Rows: columns per activation scale
-  bool halves = false;                                // kInt8Rows: weights with groups of 16
+  // kInt8Rows: zero codes of the symmetric weights (QuantizedRows::bias). Weights of up to two widths share the rows, as those of MixLLM
+  // do; each has its own starts of the sums. 0: there are none. Weights that are not symmetric read no starts and go with all others.
+  int zero_code = 0, wide_zero_code = 0;
+  int group = 0;        // kInt8Rows: columns per activation scale
+  bool halves = false;  // kInt8Rows: some weights have groups of 16
   std::vector<Product> products;
   int panels = 0;  // of all products
 };

@@ -1,6 +1,9 @@
 // plan/: the linear op: grouping of products, preparation of the input rows, and the stealable region that computes panels.
 #include <algorithm>
 #include <cstring>
+#include <optional>
+#include <tuple>
+#include <utility>
 
 #include "plan/executor.h"
 #include "plan/scratch.h"
@@ -76,7 +79,7 @@ struct PanelJob {
 struct PanelTask {
   const LinearRun* run;
   const KernelTable* kernels;
-  QuantizedRows quantized;
+  QuantizedRows quantized, wide;  // the same rows for products of zero_code and of wide_zero_code
   const float* packed;
   const float* x;
   size_t ldx;
@@ -102,7 +105,7 @@ struct PanelTask {
 
   bool Compute(int chunk, int worker, bool direct) const {
     const Panels p = Locate(chunk);
-    const PanelJob job{*kernels, *run, *p.product, quantized, packed, x, ldx, m, Scratch(worker)};
+    const PanelJob job{*kernels, *run, *p.product, p.product->wide ? wide : quantized, packed, x, ldx, m, Scratch(worker)};
     // What is added to comes from a private result, unless the kernel adds all of a product at once: the order of additions must not
     // depend on who computes.
     const bool in_place = direct && p.product->rows == nullptr && (!p.product->accumulate || job.AddsAtOnce());
@@ -184,6 +187,14 @@ class Coverage {
   int covered_ = 0;
   std::vector<uint8_t> rows_;
 };
+
+// zero_code and wide_zero_code of a run when weights of `code` join it, the smaller first; nothing when they need another run.
+std::optional<std::pair<int, int>> JoinZeroCode(const LinearRun& run, int code) {
+  if (code == 0 || code == run.zero_code || code == run.wide_zero_code) return std::pair{run.zero_code, run.wide_zero_code};
+  if (run.zero_code == 0) return std::pair{code, 0};
+  if (run.wide_zero_code == 0) return std::pair{std::min(run.zero_code, code), std::max(run.zero_code, code)};
+  return std::nullopt;
+}
 
 // Parts in the order in which they may run: what writes an output, what adds to it; low-rank parts in two steps.
 enum Stage { kWrites, kAdds, kLowRankInner, kLowRankOuter, kSparseAdds };
@@ -290,21 +301,26 @@ Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
   }
   std::stable_sort(sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.stage < b.stage; });
   const auto same = [](const auto* a, const auto* b) { return a == b || (a != nullptr && b != nullptr && *a == *b); };
-  const auto same_input = [&](const Source& a, const Source& b) {
-    return a.stage == b.stage && a.run.form == b.run.form && a.run.inner == b.run.inner && a.run.zero_code == b.run.zero_code &&
-           a.run.group == b.run.group && a.run.halves == b.run.halves && same(a.run.permutation, b.run.permutation) &&
-           same(a.run.input_scale, b.run.input_scale);
+  const auto same_input = [&](const LinearRun& a, const LinearRun& b) {
+    return a.form == b.form && a.inner == b.inner && a.group == b.group && same(a.permutation, b.permutation) &&
+           same(a.input_scale, b.input_scale) && JoinZeroCode(a, b.zero_code).has_value();
   };
   for (size_t begin = 0; begin < sources.size();) {
     LinearRun run = sources[begin].run;
+    std::vector<int> zero_codes;
     size_t end = begin;
     do {
+      const LinearRun& own = sources[end].run;
+      std::tie(run.zero_code, run.wide_zero_code) = *JoinZeroCode(run, own.zero_code);
+      run.halves = run.halves || own.halves;
+      zero_codes.push_back(own.zero_code);
       run.products.push_back(sources[end].product);
       run.panels += sources[end].product.panels;
       ++end;
       // A run must not hold two parts that add to the same columns. Those that write have columns of their own.
-    } while (end < sources.size() && same_input(sources[begin], sources[end]) &&
+    } while (end < sources.size() && sources[begin].stage == sources[end].stage && same_input(run, sources[end].run) &&
              (sources[begin].stage == kWrites || sources[end].product.y != sources[end - 1].product.y));
+    for (size_t i = 0; i < zero_codes.size(); ++i) run.products[i].wide = zero_codes[i] > 0 && zero_codes[i] == run.wide_zero_code;
     linear->runs.push_back(std::move(run));
     begin = end;
   }
@@ -319,7 +335,7 @@ Status Executor::Linear(const LinearOp& op, int rows, const Op* producer) {
     task.run = &run;
     task.kernels = &kernels_;
     if (run.form == InputForm::kInt8Rows)
-      QuantizeInput(run, rows, &run == op.runs.data() ? producer : nullptr, op.input == InputRow::kProduced, &task.quantized);
+      QuantizeInput(run, rows, &run == op.runs.data() ? producer : nullptr, op.input == InputRow::kProduced, &task.quantized, &task.wide);
     else
       PackInput(run, rows, &task.x, &task.ldx);
     task.packed = packed_rows_;
@@ -394,8 +410,9 @@ void Executor::PackInput(const LinearRun& run, int rows, const float** x, size_t
   });
 }
 
-// producer: the op whose rows these are, to be computed here; keep: into their view as well.
-void Executor::QuantizeInput(const LinearRun& run, int rows, const Op* producer, bool keep, QuantizedRows* quantized) {
+// producer: the op whose rows these are, to be computed here; keep: into their view as well. wide: the rows with the starts of
+// wide_zero_code, where the run has one.
+void Executor::QuantizeInput(const LinearRun& run, int rows, const Op* producer, bool keep, QuantizedRows* quantized, QuantizedRows* wide) {
   QuantizedRows& q = *quantized;
   q = quantized_;
   q.m = rows;
@@ -408,18 +425,33 @@ void Executor::QuantizeInput(const LinearRun& run, int rows, const Op* producer,
     q.half_scale_sum = nullptr;
     q.half_bias = nullptr;
   }
+  *wide = q;
+  if (run.wide_zero_code > 0) {
+    wide->bias = wide_bias_;
+    if (run.halves) wide->half_bias = wide_half_bias_;
+  }
+  // Both codes are powers of two: the starts of the one are a multiple of those of the other.
+  const auto widen = [&](int begin, int end) {
+    const int factor = run.wide_zero_code / run.zero_code;
+    const size_t groups = static_cast<size_t>(q.groups), first = static_cast<size_t>(begin) * groups;
+    const size_t last = static_cast<size_t>(end) * groups;
+    for (size_t i = first; i < last; ++i) wide->bias[i] = q.bias[i] * factor;
+    if (!run.halves) return;
+    for (size_t i = 2 * first; i < 2 * last; ++i) wide->half_bias[i] = q.half_bias[i] * factor;
+  };
   ForTiles(rows, q.tile, [&](int begin, int end, int worker) {
     if (producer == nullptr) {
       size_t stride;
       const float* from = InputRows(run, begin, end, &stride);
       kernels_.quantize_rows(from - static_cast<size_t>(begin) * stride, stride, q, run.zero_code, begin, end);
-      return;
+    } else {
+      for (int r = begin; r < end; ++r) {
+        float* row = keep ? Row(run.in, r) : reinterpret_cast<float*>(ThreadScratch(worker));
+        ComputeRow(*producer, r, row);
+        kernels_.quantize_rows(row, 0, q, run.zero_code, r, r + 1);
+      }
     }
-    for (int r = begin; r < end; ++r) {
-      float* row = keep ? Row(run.in, r) : reinterpret_cast<float*>(ThreadScratch(worker));
-      ComputeRow(*producer, r, row);
-      kernels_.quantize_rows(row, 0, q, run.zero_code, r, r + 1);
-    }
+    if (run.wide_zero_code > 0) widen(begin, end);
   });
 }
 

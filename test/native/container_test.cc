@@ -87,9 +87,16 @@ struct File {
 
   Result<std::vector<Part>> Load() const {
     LOWBIT_ASSIGN_OR_RETURN(Part first, PackWhole(FirstPartPacker(tensors, shape, source)));
-    LOWBIT_ASSIGN_OR_RETURN(std::vector<Part> others, OtherParts(tensors, shape, source));
-    others.insert(others.begin(), std::move(first));
-    return others;
+    std::vector<Part> parts;
+    parts.push_back(std::move(first));
+    LOWBIT_ASSIGN_OR_RETURN(std::vector<OtherPacker> others, OtherPackers(tensors, shape, source));
+    for (OtherPacker& other : others) {
+      LOWBIT_ASSIGN_OR_RETURN(Part part, PackWhole(std::move(other.packer)));
+      parts.push_back(std::move(part));
+    }
+    LOWBIT_ASSIGN_OR_RETURN(std::vector<Part> added, AddedParts(tensors, shape, source));
+    for (Part& part : added) parts.push_back(std::move(part));
+    return parts;
   }
 };
 

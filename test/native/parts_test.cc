@@ -13,6 +13,7 @@
 
 using namespace lowbit;
 using lowbit_test::PartsShape;
+using lowbit_test::RandomCodes;
 using lowbit_test::RandomLinear;
 
 namespace {
@@ -163,6 +164,61 @@ LOWBIT_TEST(PartsOfALinearAreReproducible) {
       EXPECT(Run(linears, bias, x, y0, rows, 1, *kernels.value(), 4, fast) == expected);
       EXPECT(Run(linears, bias, x, y0, rows, 32, *kernels.value(), 4, fast) ==
              Run(linears, bias, x, y0, rows, 32, *kernels.value(), 1, fast));
+    }
+  }
+}
+
+// Parts of several widths quantise their input once, for all of them. Each part must give the bits that it gives alone.
+LOWBIT_TEST(PartsOfSeveralWidthsAsEachAlone) {
+  struct Own {
+    int bits, group_size;
+    AffineKind kind;
+  };
+  const std::vector<Own> mixtures[] = {
+      {{4, 32, AffineKind::kSymmetric}, {8, 32, AffineKind::kSymmetric}},  // MixLLM
+      {{8, 96, AffineKind::kSymmetric}, {4, 32, AffineKind::kZeroPoint}},  // the wide one first; a part without starts
+      {{4, 32, AffineKind::kMinimum}, {3, 16, AffineKind::kSymmetric}, {6, 32, AffineKind::kSymmetric}},  // groups of 16 beside 32
+      {{5, 160, AffineKind::kSymmetric}, {2, 16, AffineKind::kSymmetric}, {8, 32, AffineKind::kSymmetric}, {5, 32, AffineKind::kSymmetric}},
+  };
+  const int n = 75, k = 160, rows = 21;
+  const std::vector<float> x = Normal(static_cast<size_t>(rows * k), 2), bias = Normal(n, 1), y0 = Normal(rows * 2 * n, 3);
+  for (const KernelCandidate& candidate : KernelCandidates()) {
+    if (!candidate.usable) continue;
+    const auto kernels = ChooseKernels(IsaName(candidate.isa));
+    for (const auto& mixture : mixtures) {
+      std::mt19937 random(7);
+      LinearParts linears[2];
+      std::vector<std::vector<int32_t>> owned(mixture.size());
+      for (int32_t r = 0; r < n; ++r) owned[random() % mixture.size()].push_back(r);
+      for (LinearParts& linear : linears) {
+        linear.n = n;
+        linear.k = k;
+        for (size_t p = 0; p < mixture.size(); ++p) {
+          const auto& [bits, group_size, kind] = mixture[p];
+          linear.affine.push_back(RandomCodes(random, owned[p], static_cast<int>(owned[p].size()), k, bits, group_size, kind));
+        }
+      }
+      for (const int step : {1, 5, rows}) {
+        const auto together = Run(linears, bias, x, y0, rows, step, *kernels.value(), 2, true);
+        bool same = !together.empty();
+        for (size_t p = 0; p < mixture.size() && same; ++p) {
+          const size_t count = owned[p].size();
+          LinearParts alone[2];
+          std::vector<float> own_bias, own_y0(static_cast<size_t>(rows) * 2 * count);
+          const auto at = [&](size_t r, size_t i) { return r * 2 * n + i / count * n + static_cast<size_t>(owned[p][i % count]); };
+          for (int i = 0; i < 2; ++i) {
+            alone[i].n = static_cast<int>(count);
+            alone[i].k = k;
+            alone[i].affine = {linears[i].affine[p]};
+            alone[i].affine[0].rows.clear();
+          }
+          for (const int32_t row : owned[p]) own_bias.push_back(bias[static_cast<size_t>(row)]);
+          for (size_t i = 0; i < own_y0.size(); ++i) own_y0[i] = y0[at(i / (2 * count), i % (2 * count))];
+          const auto expected = Run(alone, own_bias, x, own_y0, rows, step, *kernels.value(), 1, true);
+          for (size_t i = 0; i < own_y0.size(); ++i) same = same && together[at(i / (2 * count), i % (2 * count))] == expected[i];
+        }
+        EXPECT(same);
+      }
     }
   }
 }
