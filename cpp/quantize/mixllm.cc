@@ -12,6 +12,16 @@
 namespace lowbit {
 namespace {
 
+// What rounding to base.bits costs each row: d H d^T, d = Q(w_r) - w_r by plain rounding; hessian.data null: |d|^2. Zheng et al. 2024
+// (MixLLM), section 3, score rows by the loss they move, |g d + (g d)^2 / 2| with the loss's gradient g, and choose them over the whole
+// model. Without gradients this is the error of the layer's output, which says nothing about other layers: each has its own share.
+Result<std::vector<double>> ScoreRows(std::span<const float> w, int n, int k, const HessianView& hessian, const QuantizeOptions& base,
+                                      const KernelTable& kernels, Pool& pool) {
+  LOWBIT_ASSIGN_OR_RETURN(const QuantizedLinear q, QuantizeRtn(w, n, k, base, nullptr, pool));
+  LOWBIT_ASSIGN_OR_RETURN(RowErrors rows, ErrorsOfRows(q, w, hessian, kernels, pool));
+  return std::move(rows.error);
+}
+
 // Rows with the largest scores, ascending.
 std::vector<int32_t> Largest(const std::vector<double>& scores, size_t count) {
   std::vector<int32_t> rows(scores.size());
@@ -24,45 +34,10 @@ std::vector<int32_t> Largest(const std::vector<double>& scores, size_t count) {
 
 }  // namespace
 
-Result<std::vector<double>> ScoreRows(std::span<const float> w, int n, int k, const HessianView& hessian, const QuantizeOptions& base,
-                                      const KernelTable& kernels, Pool& pool) {
-  LOWBIT_ASSIGN_OR_RETURN(const QuantizedLinear q, QuantizeRtn(w, n, k, base, nullptr, pool));
-  LOWBIT_ASSIGN_OR_RETURN(RowErrors rows, ErrorsOfRows(q, w, hessian, kernels, pool));
-  return std::move(rows.error);
-}
-
-std::vector<std::vector<int32_t>> SelectRows(std::span<const RowScores> linears, int low_bits, int high_bits, double extra_bytes) {
-  struct Candidate {
-    double value;  // per byte
-    int32_t linear, row;
-  };
-  std::vector<Candidate> candidates;
-  for (size_t i = 0; i < linears.size(); ++i) {
-    const double bytes = linears[i].k * (high_bits - low_bits) / 8.0;
-    for (size_t r = 0; r < linears[i].scores.size(); ++r) {
-      const double value = linears[i].scores[r] * linears[i].weight / bytes;
-      candidates.push_back({std::isnan(value) ? -1 : value, static_cast<int32_t>(i), static_cast<int32_t>(r)});
-    }
-  }
-  std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) { return a.value > b.value; });
-  std::vector<std::vector<int32_t>> rows(linears.size());
-  for (const Candidate& candidate : candidates) {
-    const double bytes = linears[candidate.linear].k * (high_bits - low_bits) / 8.0;
-    if (!(bytes <= extra_bytes)) continue;
-    extra_bytes -= bytes;
-    rows[candidate.linear].push_back(candidate.row);
-  }
-  for (auto& list : rows) std::sort(list.begin(), list.end());
-  return rows;
-}
-
 Result<LinearParts> QuantizeMixllm(const char* name, std::span<const float> w, int n, int k, const HessianView& hessian,
                                    const PartsOptions& options, const KernelTable& kernels, Pool& pool) {
-  std::vector<int32_t> high = options.mixllm.rows;
-  if (!options.mixllm.rows_given) {
-    LOWBIT_ASSIGN_OR_RETURN(const std::vector<double> scores, ScoreRows(w, n, k, hessian, options.base, kernels, pool));
-    high = Largest(scores, static_cast<size_t>(std::floor(options.mixllm.fraction * n)));
-  }
+  LOWBIT_ASSIGN_OR_RETURN(const std::vector<double> scores, ScoreRows(w, n, k, hessian, options.base, kernels, pool));
+  const std::vector<int32_t> high = Largest(scores, static_cast<size_t>(std::floor(options.mixllm.fraction * n)));
   std::vector<int32_t> low;
   for (int32_t r = 0, next = 0; r < n; ++r) {
     if (next < static_cast<int32_t>(high.size()) && high[next] == r)

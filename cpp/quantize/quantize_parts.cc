@@ -46,13 +46,10 @@ Status CheckSpqr(const SpqrOptions& o) {
   return Status::Ok();
 }
 
-Status CheckMixllm(const MixllmOptions& o, int bits, int n) {
+Status CheckMixllm(const MixllmOptions& o, int bits) {
   if ((o.high_bits != 3 && o.high_bits != 4 && o.high_bits != 8) || o.high_bits <= bits)
     return Expected("3, 4 or 8, and more than bits", "mixllm.high_bits", o.high_bits);
   if (!Between(o.fraction, 0, 1)) return Expected("a number between 0 and 1", "mixllm.fraction", o.fraction);
-  for (size_t i = 0; i < o.rows.size(); ++i)
-    if (o.rows[i] < 0 || o.rows[i] >= n || (i > 0 && o.rows[i] <= o.rows[i - 1]))
-      return Expected("rows of the weight, ascending and without repeats", "mixllm.rows", o.rows[i]);
   return Status::Ok();
 }
 
@@ -80,7 +77,7 @@ Status CheckParts(Method method, const char* name, int n, int k, const LayerStat
   if (method == Method::kAwq) return CheckAwq(options.awq);
   if (method == Method::kHqq) return CheckHqq(options.hqq);
   if (method == Method::kSpqr) return CheckSpqr(options.spqr);
-  if (method == Method::kMixllm) return CheckMixllm(options.mixllm, options.base.bits, n);
+  if (method == Method::kMixllm) return CheckMixllm(options.mixllm, options.base.bits);
   if (method == Method::kFinequant) return CheckFinequant(options.finequant);
   return Status::Ok();
 }

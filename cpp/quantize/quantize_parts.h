@@ -54,10 +54,8 @@ struct SpqrOptions {
 // Two widths in one matrix, by output row (Zheng et al. 2024): chosen rows at high_bits (symmetric), the rest at bits as sym says; both
 // solved by GPTQ with the same Hessian.
 struct MixllmOptions {
-  int high_bits = 8;          // 3, 4 or 8, above bits
-  double fraction = 0.1;      // share of this weight's rows at high_bits, those with the largest error; [0, 1]. Without effect with `rows`
-  bool rows_given = false;    // `rows` was chosen over the whole model (quantize/mixllm.h, SelectRows)
-  std::vector<int32_t> rows;  // ascending, without repeats
+  int high_bits = 8;      // 3, 4 or 8, above bits
+  double fraction = 0.1;  // share of this weight's rows at high_bits, those with the largest error; [0, 1]
 };
 
 // FineQuant (Kim et al. 2023): plain symmetric rounding with a group size that follows from the weight alone. Start: group_size, or the

@@ -13,7 +13,6 @@
 #include "check.h"
 #include "layers.h"
 #include "quantize/finequant.h"
-#include "quantize/mixllm.h"
 #include "quantize/quantize_parts.h"
 #include "solve/symmetric_eigen.h"
 
@@ -337,26 +336,6 @@ LOWBIT_TEST(MixllmKeepsTheWorstRowsAtEightBits) {
     EXPECT(low.bits == 4 && low.affine == AffineKind::kZeroPoint && low.rows.size() == 54);
     EXPECT(std::find(high.rows.begin(), high.rows.end(), 33) != high.rows.end());
   }
-  options.mixllm.rows_given = true;
-  options.mixllm.rows = {0, 59};
-  const LinearParts parts = RunParts(layer, Method::kMixllm, options).value();
-  EXPECT(parts.affine[0].rows == options.mixllm.rows);
-  options.mixllm.rows = {3, 3};
-  EXPECT_ERROR(RunParts(layer, Method::kMixllm, options).status(), Code::kInvalidArgument, "mixllm.rows");
-}
-
-LOWBIT_TEST(MixllmSharesOneBudget) {
-  RowScores wide{{1, 8, 3}, 100}, narrow{{2, 1, 7, std::nan("")}, 50};
-  const std::vector<RowScores> linears = {wide, narrow};
-  // Per byte: narrow 7 (140), wide 8 (80), narrow 2 (40), wide 3 (30), narrow 1 (20), wide 1 (10). Wide rows cost 50 bytes, narrow ones 25.
-  const std::vector<std::vector<int32_t>> rows = SelectRows(linears, 4, 8, 140);
-  EXPECT(rows[0] == std::vector<int32_t>({1}) && rows[1] == std::vector<int32_t>({0, 1, 2}));  // wide 3 does not fit, narrow 1 does
-  EXPECT(SelectRows(linears, 4, 8, 24)[1].empty());
-  EXPECT(SelectRows(linears, 4, 8, 1e9)[0].size() == 3 && SelectRows(linears, 4, 8, 1e9)[1].size() == 4);
-  // The weight of a linear moves its rows to the front.
-  std::vector<RowScores> weighted = linears;
-  weighted[0].weight = 100;
-  EXPECT(SelectRows(weighted, 4, 8, 150)[0].size() == 3);
 }
 
 LOWBIT_TEST(FinequantFollowsOutliers) {
