@@ -1,7 +1,6 @@
 /**
  * lib/quantize: what a run makes of which weight: as its options say, or, for a size, as an allocation chooses. The choice is kept in the journal.
  */
-import type { CalibrationSpec } from '../native';
 import { native } from '../native';
 import { allocate, chosenOptions, chosenTargets, type Allocated, type Budget, type ResolvedAllocation } from './allocation';
 import type { CalibrationSamples } from './calibration';
@@ -13,12 +12,13 @@ import type { ResolvedOptions } from './options';
 import { outputFormat, type OutputFormat } from './outputs';
 import { lowbitFormat } from './outputs/lowbit';
 import type { Prepared } from './preflight';
+import { stateBytesFor } from './memory';
 import type { ProgressTracker } from './progress';
-import { solveJob } from './solve';
+import { solveJob, type Arithmetic } from './solve';
 import type { DenseTensor } from './write';
 
-export function arithmeticOf({ calibrationPrecision, tokenWeights }: ResolvedOptions): Pick<CalibrationSpec, 'precision' | 'tokenWeights'> {
-  return { precision: calibrationPrecision, tokenWeights };
+export function arithmeticOf({ calibrationPrecision, tokenWeights, calibrationMemory }: ResolvedOptions): Arithmetic {
+  return { precision: calibrationPrecision, tokenWeights, stateBytes: stateBytesFor(calibrationMemory) };
 }
 
 /** Whether linears are solved with data. */

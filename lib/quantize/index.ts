@@ -162,6 +162,8 @@ async function run(
     return report;
   } catch (reason) {
     throw await explained(reason, journal, chained, prepared);
+  } finally {
+    await journal.release();
   }
 }
 

@@ -8,6 +8,7 @@
  *     state-00012.lbj     the calibration's state in front of a block; the newest only
  *     output/             the output while it is put together
  *     output.json         says that output/ is complete and about to be moved to its place
+ *     lock.json           who works here (journal_lock.ts)
  *
  * Files appear whole (journal_file.ts): temporary name, sync, rename, sync of the directory. Blocks in front of the newest state are not solved again;
  * without calibration no block depends on another and every one counts. What solves and assembles is elsewhere (solve.ts, index.ts).
@@ -21,6 +22,7 @@ import { LowbitError } from '../errors';
 import type { PartTensor } from './outputs';
 import type { LinearReport } from './report';
 import { openFrames, readValue, writeFrames, writeValue } from './journal_file';
+import { JournalLock, checkLock, lockName } from './journal_lock';
 
 /** Raised when a journal of an older version could not be continued to the same bytes. */
 const journalVersion = 1;
@@ -51,7 +53,8 @@ const names = {
   state: (block: number): string => `state-${String(block).padStart(5, '0')}.lbj`,
 };
 /** Everything that lowbit puts into a work directory, with pieces of files that a crash left. */
-const ours = /^(journal\.json|output\.json|allocation\.json|output|output-old|(block|state)-\d{5,}\.lbj)(\.tmp)?$/;
+const ours =
+  /^((journal\.json|output\.json|allocation\.json|output|output-old|(block|state)-\d{5,}\.lbj)(\.tmp)?|lock\.json(\.[0-9a-f-]+\.tmp)?)$/;
 
 /** Where the journal of an output lies: beside what the output path leads to, so on its file system. */
 export async function workDirectory(output: string): Promise<string> {
@@ -66,13 +69,17 @@ export interface Found {
   readonly resumes: boolean;
   /** True: the output that lies at its place already is the one of this run; only the work directory was still to be removed. */
   readonly installed: boolean;
+  /** True: it holds another run's work, which `overwrite` gives up. */
+  readonly discards: boolean;
+  /** Bytes that it takes already: gone on with, or discarded. */
+  readonly bytes: number;
 }
 
 /**
  * Looks at the work directory of `output`.
  *
  * @throws {LowbitError} INVALID_ARGUMENT when there is one and neither `resume` nor `overwrite` is set, when it belongs to a run that would give
- *   other bytes (details.differences), or when the directory is not lowbit's; CORRUPT_FILE, IO
+ *   other bytes (details.differences), when a run works there now (details.holder), or when the directory is not lowbit's; CORRUPT_FILE, IO
  */
 export async function findJournal(
   output: string,
@@ -80,7 +87,7 @@ export async function findJournal(
   { resume, overwrite }: { readonly resume: boolean; readonly overwrite: boolean },
 ): Promise<Found> {
   const directory = await workDirectory(output);
-  const fresh = { directory, fingerprint, resumes: false, installed: false };
+  const fresh = { directory, fingerprint, resumes: false, installed: false, discards: false, bytes: 0 };
   let entries: string[];
   try {
     entries = await fs.promises.readdir(directory);
@@ -96,9 +103,11 @@ export async function findJournal(
       { option: 'output', file: directory },
     );
   }
-  if (!entries.includes(names.header)) return fresh; // a run that died before it began, or while it cleaned up
+  await checkLock(directory);
+  const bytes = await bytesIn(directory);
+  if (!entries.includes(names.header)) return { ...fresh, bytes }; // a run that died before it began, or while it cleaned up
   if (!resume) {
-    if (overwrite) return fresh;
+    if (overwrite) return { ...fresh, discards: true, bytes };
     throw new LowbitError(
       'INVALID_ARGUMENT',
       `${directory} holds the work of a run that did not end: go on with it by resume: true (--resume), discard it by overwrite: true (--overwrite), or delete it`,
@@ -113,7 +122,20 @@ export async function findJournal(
       { option: 'resume', file: directory, differences },
     );
   }
-  return { ...fresh, resumes: true, installed: await isInstalled(directory, output) };
+  return { ...fresh, resumes: true, installed: await isInstalled(directory, output), bytes };
+}
+
+async function bytesIn(directory: string): Promise<number> {
+  const entries = await fs.promises.readdir(directory, { withFileTypes: true }).catch(() => []);
+  const sizes = entries.map((entry) => {
+    const name = path.join(directory, entry.name);
+    if (entry.isDirectory()) return bytesIn(name);
+    return fs.promises.stat(name).then(
+      ({ size }) => size,
+      () => 0,
+    );
+  });
+  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
 }
 
 async function readHeader(file: string): Promise<Fingerprint> {
@@ -172,6 +194,7 @@ async function filesOf(directory: string): Promise<string> {
 export class Journal {
   private constructor(
     readonly directory: string,
+    private readonly lock: JournalLock,
     /** Blocks in front of this one are solved. */
     readonly firstBlock: number,
     readonly resumed: boolean,
@@ -179,21 +202,39 @@ export class Journal {
   ) {}
 
   /**
-   * Begins or continues. `chained`: blocks need the state in front of them (calibration).
+   * Begins or continues, with the directory locked until remove() or release(). `chained`: blocks need the state in front of them (calibration).
    *
-   * @throws {LowbitError} IO
+   * @throws {LowbitError} INVALID_ARGUMENT when another run works there, or did since findJournal() looked; IO
    */
   static async open(found: Found, output: string, chained: boolean): Promise<Journal> {
-    const { directory, fingerprint, resumes } = found;
+    const lock = await JournalLock.take(found.directory);
     try {
+      return await Journal.openLocked(lock, found, output, chained);
+    } catch (reason) {
+      await lock.release();
+      throw reason;
+    }
+  }
+
+  private static async openLocked(lock: JournalLock, found: Found, output: string, chained: boolean): Promise<Journal> {
+    const { directory, fingerprint, resumes, discards } = found;
+    try {
+      const there = await fs.promises.stat(path.join(directory, names.header)).then(
+        () => true,
+        () => false,
+      );
+      if (there !== (resumes || discards))
+        throw new LowbitError('INVALID_ARGUMENT', `Another run used ${directory} just now: call again`, {
+          option: 'output',
+          file: directory,
+        });
       await restoreOld(directory, output);
       if (!resumes) {
-        await fs.promises.rm(directory, { recursive: true, force: true });
-        await fs.promises.mkdir(directory, { recursive: true });
+        await clear(directory);
         const header = { format: 'lowbit-journal', version: journalVersion, fingerprint };
         await writeText(path.join(directory, names.header), `${JSON.stringify(header, null, 2)}\n`);
         await syncDirectory(path.dirname(directory));
-        return new Journal(directory, 0, false, 0);
+        return new Journal(directory, lock, 0, false, 0);
       }
       await fs.promises.rm(path.join(directory, names.output), { recursive: true, force: true });
       const entries = await fs.promises.readdir(directory);
@@ -203,9 +244,9 @@ export class Journal {
       const blocks = new Set(numbers('block'));
       let solved = 0;
       while (blocks.has(solved)) solved++;
-      if (!chained) return new Journal(directory, solved, true, 0);
+      if (!chained) return new Journal(directory, lock, solved, true, 0);
       const saved = Math.max(0, ...numbers('state').filter((block) => block <= solved));
-      return new Journal(directory, saved, true, saved);
+      return new Journal(directory, lock, saved, true, saved);
     } catch (cause) {
       throw ioError('write', directory, cause);
     }
@@ -284,10 +325,14 @@ export class Journal {
     await writeText(path.join(this.directory, names.complete), `${JSON.stringify({ files: await filesOf(directory) })}\n`);
   }
 
-  /** The header goes first: without it the rest is litter, whatever a crash leaves of it. */
   async remove(): Promise<void> {
-    await fs.promises.rm(path.join(this.directory, names.header), { force: true });
-    await fs.promises.rm(this.directory, { recursive: true, force: true });
+    await clear(this.directory);
+    await this.release();
+  }
+
+  /** Leaves the work to a later run. */
+  release(): Promise<void> {
+    return this.lock.release();
   }
 
   /** A damaged file ends the resume: what was solved behind it depends on it. */
@@ -302,6 +347,13 @@ export class Journal {
       });
     }
   }
+}
+
+/** Removes all but the lock. The header goes first: without it the rest is litter, whatever a crash leaves of it. */
+async function clear(directory: string): Promise<void> {
+  await fs.promises.rm(path.join(directory, names.header), { force: true });
+  const entries = await fs.promises.readdir(directory);
+  for (const name of entries) if (name !== lockName) await fs.promises.rm(path.join(directory, name), { recursive: true, force: true });
 }
 
 /** A crash between the two renames of an output that replaces another leaves the old one here, and nothing at its place. */

@@ -119,6 +119,11 @@ export interface QuantizeOptions extends Partial<SolveSettings> {
    * attention sinks outweigh all others; 'equal': all the same. Default: that of the preset ('equal' for 'quality'), 'equal' for methods without one.
    */
   readonly tokenWeights?: TokenWeights;
+  /**
+   * What the calibration may keep of its samples in memory: bytes, or a text such as '4GB'; 1 MiB or more. With less than it would like, some products
+   * run twice; no result depends on it. Default: a quarter of the memory that is free when the run begins, 64 MiB to 1 GiB.
+   */
+  readonly calibrationMemory?: number | string;
   /** Settings for single linears by regular expression, or false to leave them dense. */
   readonly dynamic?: DynamicRules;
   /** The output head stays dense; true is UNSUPPORTED. */
@@ -161,6 +166,7 @@ export interface ResolvedOptions {
   readonly calibrationLength: number;
   readonly calibrationPrecision: CalibrationPrecision;
   readonly tokenWeights: TokenWeights;
+  readonly calibrationMemory: number | undefined; // bytes
   readonly dynamic: DynamicTable;
   readonly threads: number; // 0 = all usable physical cores
   readonly overwrite: boolean;
@@ -204,6 +210,11 @@ const spec = {
   calibrationLength: integer(16, 32_768),
   calibrationPrecision: oneOf('fast', 'exact'),
   tokenWeights: oneOf('magnitude', 'equal'),
+  calibrationMemory: ((option, value) => {
+    const bytes = targetSize(option, value);
+    if (bytes < 2 ** 20) throw invalidArgument(option, 'at least 1 MiB', value);
+    return bytes;
+  }) as Rule<number>,
   dynamic: ((_option, value) => value) as Rule<unknown>,
   lmHead,
   threads: integer(1, 256),
@@ -261,6 +272,7 @@ export function resolveOptions(options: unknown, problems: LowbitError[]): Resol
     calibrationLength: checked.calibrationLength ?? 512,
     calibrationPrecision: checked.calibrationPrecision ?? 'fast',
     tokenWeights: checked.tokenWeights ?? (preset === undefined ? 'equal' : presets[preset].tokenWeights),
+    calibrationMemory: checked.calibrationMemory,
     dynamic,
     threads: checked.threads ?? 0,
     overwrite: checked.overwrite ?? false,

@@ -86,7 +86,7 @@ export async function prepare(given: unknown): Promise<Prepared> {
   );
   await collect(problems, () => checkOutput(options, checkpoint, journal?.installed === true));
   const needed = outputBytes(solvedBytes, dense, sideFiles) + journalBytes(solvedBytes, plan, samples);
-  await collect(problems, () => checkSpace(options, needed));
+  await collect(problems, () => checkSpace(options, Math.max(0, needed - (journal?.bytes ?? 0))));
   if (problems.length > 0 || journal === undefined) throw joinProblems(problems);
   return {
     options,

@@ -40,12 +40,6 @@ export interface SolveRun {
 /** Columns per lazy update; 128 is the paper's and no result depends on it beyond rounding. */
 const blockSize = 128;
 
-/**
- * What the states of a calibration may take. Up to it nothing runs twice; above it, the products before the widest stop of each block (gate and up
- * before down) do. 1 GiB is 128 x 512 tokens of a model 1,024 wide, or 2,048 without that stop.
- */
-export const stateBytes = 2 ** 30;
-
 /** One pause of a calibration: the linears that are calibrated together (LinearGroup), in the order the engine visits them. */
 export interface Stop {
   readonly block: number;
@@ -96,7 +90,7 @@ function solveStep(targets: ReadonlyMap<number, Target>, { block, weights }: Sto
 }
 
 /** How a calibration computes: see QuantizeOptions. */
-type Arithmetic = Pick<CalibrationSpec, 'precision' | 'tokenWeights'>;
+export type Arithmetic = Pick<CalibrationSpec, 'precision' | 'tokenWeights' | 'stateBytes'>;
 
 /** A state is written when the work since the last one took this many times longer than writing it did: at most 5 % of a run. */
 const stateInterval = 20;
@@ -114,7 +108,7 @@ export async function solveCalibrated(run: SolveRun, samples: CalibrationSamples
   }
   if (firstBlock >= plan.blocks.length) return;
   const calibration = await record.timed('calibrate', () =>
-    runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets, ...arithmetic, stateBytes, firstBlock }, control)),
+    runJob({ signal }, (control) => native().createCalibration(model, { tokens, offsets, ...arithmetic, firstBlock }, control)),
   );
   try {
     if (firstBlock > 0) await record.timed('load', () => restoreState(run, calibration, count));

@@ -1,6 +1,6 @@
 /** A disk that fills up while the checkpoint is written: a typed error that names the place and the room needed, solved blocks kept, and nothing else. Needs the right to mount. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync, statfsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { quantize } from '../../lib';
 import { errorOf, temporaryDirectory } from '../checkpoint/support';
@@ -45,5 +45,31 @@ check(
     const error = await errorOf(() => quantize({ model, output: path.join(disk, 'second'), method: 'rtn', bits: 4, groupSize: 32 }));
     expect(error.code).toBe('IO');
     expect(readdirSync(disk).sort()).toEqual(['filler', 'out']);
+  },
+);
+
+check(
+  mounted
+    ? 'a resume counts what is kept already as room that it need not find'
+    : 'a resume counts what is kept already as room that it need not find (skipped: no right to mount a tmpfs)',
+  async () => {
+    for (const name of readdirSync(disk)) rmSync(path.join(disk, name), { recursive: true });
+    const model = writeTinyCheckpoint(path.join(scratch, 'model'));
+    const options = { model, output: path.join(disk, 'third'), method: 'rtn', bits: 4, groupSize: 32 } as const;
+    const work = `${options.output}.lowbit-work`;
+    const abort = new AbortController();
+    await errorOf(() => quantize({ ...options, signal: abort.signal, onProgress: ({ phase }) => phase === 'write' && abort.abort() }));
+    const kept = readdirSync(work).reduce((sum, name) => sum + statSync(path.join(work, name)).size, 0);
+    expect(kept).toBeGreaterThan(0);
+    const free = (): number => statfsSync(disk).bavail * statfsSync(disk).bsize;
+    const filler = path.join(disk, 'filler');
+    writeFileSync(filler, Buffer.alloc(free()));
+    const full = await errorOf(() => quantize({ ...options, output: path.join(disk, 'fourth') }));
+    const needed = full.details['needed'] as number;
+    rmSync(filler);
+    // Room for a run without half of what is kept, not for a whole one.
+    writeFileSync(filler, Buffer.alloc(free() - (needed - Math.floor(kept / 2))));
+    expect((await errorOf(() => quantize({ ...options, output: path.join(disk, 'fourth') }))).message).toContain('Not enough room');
+    await quantize({ ...options, resume: true });
   },
 );

@@ -1,6 +1,7 @@
 // lib/quantize options: every option x every kind of wrong value, and that all problems arrive in one error.
 import path from 'node:path';
 import { LowbitError } from '../../lib/errors';
+import { stateBytesFor } from '../../lib/quantize/memory';
 import { joinProblems, resolveOptions } from '../../lib/quantize/options';
 
 const base = { model: 'model', output: 'out', calibration: 'text' };
@@ -82,6 +83,20 @@ test('a preset gives settings, and settings beside it win', () => {
 
 test('undefined counts as absent', () => {
   expect(problemsOf({ ...base, bits: undefined, signal: undefined, dynamic: undefined })).toEqual([]);
+});
+
+test('calibrationMemory: bytes, given or by what is free', () => {
+  const given = (value: unknown): unknown => resolveOptions({ ...base, calibrationMemory: value }, [])?.calibrationMemory;
+  expect([given(2 ** 20), given('1MiB'), given('4GB'), given(undefined)]).toEqual([2 ** 20, 2 ** 20, 4e9, undefined]);
+  for (const wrong of [2 ** 20 - 1, 0, -1, '1 MB', '4 bananas', NaN, true])
+    expect(problemsOf({ ...base, calibrationMemory: wrong })[0]?.message).toMatch(/^Expected .* for calibrationMemory but received/);
+  expect([
+    stateBytesFor(3e9, 0),
+    stateBytesFor(undefined, 0),
+    stateBytesFor(undefined, 2 ** 30),
+    stateBytesFor(undefined, 2 ** 40),
+  ]).toEqual([3e9, 2 ** 26, 2 ** 28, 2 ** 30]);
+  expect(stateBytesFor(undefined)).toBeGreaterThanOrEqual(2 ** 26);
 });
 
 const expected: Record<string, string> = {

@@ -191,6 +191,33 @@ test('a run that died when its output was in place already is resumed over it', 
   expect((await errorOf(() => quantize({ ...options(output), resume: true }))).message).toContain('exists and is not empty');
 });
 
+test('a model file that becomes shorter half way is named; once it is mended the run goes on', async () => {
+  const model = path.join(root, 'failing');
+  fs.cpSync(source, model, { recursive: true });
+  const file = path.join(model, 'model.safetensors');
+  const { mtime } = fs.statSync(file);
+  const bytes = fs.readFileSync(file);
+  const given = { ...options(path.join(root, 'failed')), model };
+  const cut = (at: number): void => {
+    fs.truncateSync(file, at);
+    fs.utimesSync(file, mtime, mtime);
+  };
+  const error = await errorOf(() =>
+    quantize({ ...given, onProgress: ({ phase, block }) => phase === 'solve' && block === 1 && cut(4096) }),
+  );
+  expect(error.code).toBe('IO');
+  expect(error.message).toMatch(
+    /^Cannot read tensor \S+ from .*failing.model\.safetensors: the device reports an error, or the file became shorter/,
+  );
+  expect(error.message).toContain(`2 of 4 blocks are done and kept in ${work(given.output)}`);
+  const again = await errorOf(() => quantize({ ...given, resume: true }));
+  expect(again.message).toContain(file); // still short
+  fs.writeFileSync(file, bytes);
+  fs.utimesSync(file, mtime, mtime);
+  await quantize({ ...given, resume: true });
+  expect(hashes(given.output)).toEqual(hashes(whole));
+});
+
 test('killed at random moments, each time resumed: the same bytes', async () => {
   const output = path.join(root, 'killed');
   const random = randomNumbers(11);

@@ -36,6 +36,7 @@ interface Flags extends HubFlags {
   readonly calibrationLength?: number;
   readonly calibrationPrecision?: 'fast' | 'exact';
   readonly tokenWeights?: 'magnitude' | 'equal';
+  readonly calibrationMemory?: string;
   readonly dynamic?: Record<string, unknown>;
   readonly threads?: number;
   readonly overwrite?: boolean;
@@ -103,6 +104,10 @@ export function quantizeCommand(command: Command, io: () => Io): void {
         'magnitude',
         'equal',
       ]),
+    )
+    .option(
+      '--calibration-memory <size>',
+      'what it may keep in memory, "4GB"; no result depends on it (default: a quarter of what is free, at most 1 GiB)',
     )
     .option('--dynamic <json>', 'settings for single linears by regular expression, as GPTQModel writes them', parseJsonObject)
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)

@@ -8,17 +8,9 @@
 import { LowbitError } from '../../errors';
 import { quantizableWeights } from '../../models';
 import type { Plan } from '../../graph/plan';
-import {
-  native,
-  runJob,
-  type CalibrationSpec,
-  type ModelHandle,
-  type SolveOptions,
-  type TriedVariant,
-  type TrialsHandle,
-} from '../../native';
+import { native, runJob, type ModelHandle, type SolveOptions, type TriedVariant, type TrialsHandle } from '../../native';
 import type { CalibrationSamples } from '../calibration';
-import { stateBytes, stopsOf } from '../solve';
+import { stopsOf, type Arithmetic } from '../solve';
 import type { AllocationItem } from './candidates';
 
 export interface ProbeRun {
@@ -29,7 +21,7 @@ export interface ProbeRun {
   readonly errorSamples: number;
   readonly probeSamples: number;
   /** Undefined: solved without data. */
-  readonly arithmetic: Pick<CalibrationSpec, 'precision' | 'tokenWeights'> | undefined;
+  readonly arithmetic: Arithmetic | undefined;
   /** A form as the engine takes it. */
   readonly jobOf: (item: AllocationItem, candidate: number) => SolveOptions;
   /** The form at 8 bits that others have while one is tried. */
@@ -184,7 +176,7 @@ async function solveAll(
   if (arithmetic === undefined) return found;
   const { tokens, offsets } = firstSamples(samples, run.errorSamples, 1);
   const calibration = await runJob({ signal }, (control) =>
-    native().createCalibration(model, { tokens, offsets, ...arithmetic, stateBytes, firstBlock: 0 }, control),
+    native().createCalibration(model, { tokens, offsets, ...arithmetic, firstBlock: 0 }, control),
   );
   try {
     for (const stop of stopsOf(plan)) {
