@@ -1,6 +1,7 @@
 /**
  * Kills a run of `lowbit quantize` with SIGKILL at random moments, resumes it each time, and compares the output with that of an uninterrupted run:
- * npm run kill-test [-- kills model calibration samples]. Default: 20 kills on the story model of the tests. Needs dist/.
+ * npm run kill-test [-- kills model calibration samples flags...]. Default: 20 kills on the story model of the tests. Flags go to every run behind its
+ * own; `--preset fast --calibration-length 128` shorten one. Needs dist/.
  */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -12,12 +13,12 @@ import { fileURLToPath } from 'node:url';
 
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
 const story = path.join(root, 'test', 'fixtures', 'tiny-stories');
-const [kills = '20', model = story, calibration = path.join(story, 'text.txt'), samples = '32'] = process.argv.slice(2);
+const [kills = '20', model = story, calibration = path.join(story, 'text.txt'), samples = '32', ...more] = process.argv.slice(2);
 const directory = mkdtempSync(path.join(os.tmpdir(), 'lowbit-kill-'));
 
 /** Exit status, or null when killed. */
 function run(output, killAfter) {
-  const flags = ['--resume', '--calibration', calibration, '--calibration-samples', samples, '--calibration-length', '256'];
+  const flags = ['--resume', '--calibration', calibration, '--calibration-samples', samples, '--calibration-length', '256', ...more];
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [path.join(root, 'dist', 'cli', 'main.js'), 'quantize', model, '-o', output, ...flags], {
       stdio: 'ignore',
