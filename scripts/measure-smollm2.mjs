@@ -7,11 +7,14 @@
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { KeptReference } from './kept_reference.mjs';
+
+const { quantize } = createRequire(import.meta.url)('../dist/index.js');
 
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
 const cli = path.join(root, 'dist', 'cli', 'main.js');
@@ -72,7 +75,7 @@ let kept;
 /** Against the checkpoint, on the exact path: what `lowbit compare --context 512 --chunks 24 --precision exact` prints. */
 async function compared(name, make) {
   const output = path.join(scratch, name);
-  const { seconds, cpu_seconds, peak_rss_bytes, bits_per_weight, bits_per_weight_quantized, report } = make(output);
+  const { seconds, cpu_seconds, peak_rss_bytes, bits_per_weight, bits_per_weight_quantized, report } = await make(output);
   kept ??= await KeptReference.of(checkpoint, readFileSync(wiki, 'utf8'), 24);
   const found = await kept.compare(output);
   rmSync(output, { recursive: true });
@@ -142,6 +145,45 @@ const table = Object.fromEntries(
   ),
 );
 
+/**
+ * docs/quality.md, sizes: an automatic allocation against uniform settings of linears and embedding that take no more. [bits, group] of the linears, then of
+ * the embedding; every combination of the same methods that is nearly as large as the target.
+ */
+const sizes = {
+  '42MB': [[2, 32, 2, 32], [2, 64, 3, 64], [2, 64, 3, 128]], // prettier-ignore
+  '59MB': [[3, 32, 3, 32], [3, 64, 4, 32], [3, 128, 4, 32]], // prettier-ignore
+  '76MB': [[4, 32, 4, 32], [4, 64, 4, 32], [4, 128, 5, 128]], // prettier-ignore
+};
+const sized = (targetSize, allocation, dynamic) => (output) => {
+  const options = { allocation, ...(dynamic && { dynamic }), calibration: { file: calibration }, report: 'none' };
+  return quantize({ model: checkpoint, output, targetSize, ...options }).then((report) => ({
+    report,
+    seconds: report.totals.seconds,
+    bits_per_weight: report.totals.bitsPerWeightModel,
+    bits_per_weight_quantized: report.totals.bitsPerWeight,
+  }));
+};
+const sizeRows = Object.fromEntries(
+  Object.entries(sizes).flatMap(([size, uniform]) => [
+    [`size_${size}_auto`, () => compared('size', sized(size, {}))],
+    [`size_${size}_search`, () => compared('size', sized(size, { generations: 20 }))],
+    ...uniform.map(([bits, groupSize, outerBits, outerGroup]) => [
+      `size_${size}_${bits}bit_g${groupSize}_embedding_${outerBits}bit_g${outerGroup}`,
+      () =>
+        compared(
+          'size',
+          sized(
+            size,
+            { bits: [bits], groupSizes: [groupSize], errorSamples: 1, probeSamples: 1 },
+            {
+              'model.embed_tokens': { bits: outerBits, groupSize: outerGroup },
+            },
+          ),
+        ),
+    ]),
+  ]),
+);
+
 const rows = {
   checkpoint: () => ({ exact: perplexity(checkpoint, 'exact'), fast: perplexity(checkpoint, 'fast') }),
   gguf_q4_1: () => ({ exact: perplexity(gguf, 'exact'), fast: perplexity(gguf, 'fast') }),
@@ -157,6 +199,7 @@ const rows = {
     ),
   ),
   ...table,
+  ...sizeRows,
   gptq_noise_fast: () => ({ exact: noise('fast', 'fast') }),
   gptq_noise_exact: () => ({ exact: noise('exact', 'fast') }),
   quality_noise: () => ({ exact: noise('fast', 'quality') }),

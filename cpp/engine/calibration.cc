@@ -238,26 +238,38 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
   return stop;
 }
 
-Result<HessianView> Calibration::HessianOf(int weight) const {
+Result<HessianView> Calibration::HessianOf(int weight, const std::vector<SolveRequest>& requests) {
   if (std::find(stop_weights_.begin(), stop_weights_.end(), weight) == stop_weights_.end())
     return Error(Code::kInvalidArgument, "Weight %d does not belong to the current calibration stop", weight);
-  for (const Statistics& statistics : statistics_) {
+  for (Statistics& statistics : statistics_) {
     const std::vector<int>& weights = statistics.input.weights;
-    if (std::find(weights.begin(), weights.end(), weight) != weights.end())
-      return HessianView{statistics.hessian.data(), statistics.hessian.k(), statistics.hessian.tokens()};
+    const auto reads = [&](int w) { return std::find(weights.begin(), weights.end(), w) != weights.end(); };
+    if (!reads(weight)) {
+      statistics.factors = {};
+      continue;
+    }
+    // A factor is as large as the Hessian: it stays only where another solve wants it.
+    const auto users = std::count_if(requests.begin(), requests.end(), [&](const SolveRequest& r) { return reads(r.weight); });
+    return HessianView{statistics.hessian.data(), statistics.hessian.k(), statistics.hessian.tokens(),
+                       users > 1 ? &statistics.factors : nullptr};
   }
   return HessianView();
+}
+
+void Calibration::DropFactors() {
+  for (Statistics& statistics : statistics_) statistics.factors = {};
 }
 
 Result<std::vector<Solved>> Calibration::Solve(const std::vector<SolveRequest>& requests, const Progress& progress) {
   std::vector<Solved> solved;
   for (const SolveRequest& request : requests) {
     if (progress.cancelled()) return Error(Code::kCancelled, "The operation was aborted");
-    LOWBIT_ASSIGN_OR_RETURN(const HessianView view, HessianOf(request.weight));
+    LOWBIT_ASSIGN_OR_RETURN(const HessianView view, HessianOf(request.weight, requests));
     LOWBIT_ASSIGN_OR_RETURN(Solved one, SolveAndReplace(*model_, request, view));
     solved.push_back(std::move(one));
     progress.Report(static_cast<int64_t>(solved.size()), static_cast<int64_t>(requests.size()));
   }
+  DropFactors();
   return solved;
 }
 
@@ -265,11 +277,12 @@ Result<std::vector<Solved>> Calibration::Try(Trials& trials, const std::vector<S
   std::vector<Solved> solved;
   for (const SolveRequest& request : requests) {
     if (progress.cancelled()) return Error(Code::kCancelled, "The operation was aborted");
-    LOWBIT_ASSIGN_OR_RETURN(const HessianView view, HessianOf(request.weight));
+    LOWBIT_ASSIGN_OR_RETURN(const HessianView view, HessianOf(request.weight, requests));
     LOWBIT_ASSIGN_OR_RETURN(Solved one, trials.Add(request, view));
     solved.push_back(std::move(one));
     progress.Report(static_cast<int64_t>(solved.size()), static_cast<int64_t>(requests.size()));
   }
+  DropFactors();
   return solved;
 }
 

@@ -19,6 +19,7 @@
 #include "engine/model.h"
 #include "engine/solve_weight.h"
 #include "plan/executor.h"
+#include "quantize/damping.h"
 #include "solve/hessian.h"
 
 namespace lowbit {
@@ -97,9 +98,11 @@ class Calibration {
   struct Statistics {
     StopInput input;
     Hessian hessian;
+    FactorCache factors;  // while a list of requests is solved
   };
   Status AddRows(const StopPoint& stop, int rows, Statistics* statistics);
-  Result<HessianView> HessianOf(int weight) const;
+  Result<HessianView> HessianOf(int weight, const std::vector<SolveRequest>& requests);
+  void DropFactors();
   std::vector<Statistics> statistics_;  // of the current stop: one, or one per expert; empty without Hessians
   std::vector<int> stop_weights_;
 };

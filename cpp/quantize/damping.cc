@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "quantize/gptq_core.h"
 #include "solve/cholesky.h"
@@ -26,6 +27,31 @@ void LoadDamped(const HessianView& hessian, const HessianDiagonal& diagonal, con
       line[i] = (diagonal.dead[order[i]] ? diagonal.dead_value : line[i]) + added;
     }
   });
+}
+
+// u: room for the inverse factor. -1, or as InverseFactor where it failed.
+int DampedFactor(const HessianView& hessian, const HessianDiagonal& diagonal, const std::vector<int32_t>& order, float added, Block* u,
+                 const KernelTable& kernels, Pool& pool) {
+  const size_t bytes = size_t(hessian.k) * hessian.k * sizeof(float);
+  FactorCache* cache = hessian.factors;
+  if (cache != nullptr && cache->factor.data() != nullptr && cache->added == added && cache->dead_value == diagonal.dead_value &&
+      cache->order == order) {
+    std::memcpy(u->data(), cache->factor.data(), bytes);
+    return -1;
+  }
+  LoadDamped(hessian, diagonal, order, added, u->as<float>(), pool);
+  const int failed = InverseFactor(u->as<float>(), hessian.k, kernels, pool);
+  if (failed >= 0 || cache == nullptr) return failed;
+  if (cache->factor.data() == nullptr) {
+    Result<Block> room = Block::Allocate(bytes, MemoryClass::kScratch, "the inverse Hessian for later solves");
+    if (!room.ok()) return failed;  // each solve then makes its own
+    cache->factor = std::move(room.value());
+  }
+  std::memcpy(cache->factor.data(), u->data(), bytes);
+  cache->added = added;
+  cache->dead_value = diagonal.dead_value;
+  cache->order = order;
+  return failed;
 }
 
 }  // namespace
@@ -58,8 +84,7 @@ Result<DampedSolve> SolveDamped(const HessianView& hessian, const HessianDiagona
   for (;;) {
     LOWBIT_ASSIGN_OR_RETURN(Block u,
                             Block::Allocate(PackedFactor::Floats(k) * sizeof(float), MemoryClass::kScratch, "the inverse Hessian"));
-    LoadDamped(hessian, diagonal, order, static_cast<float>(damp * diagonal.mean + floor), u.as<float>(), pool);
-    const int failed = InverseFactor(u.as<float>(), k, kernels, pool);
+    const int failed = DampedFactor(hessian, diagonal, order, static_cast<float>(damp * diagonal.mean + floor), &u, kernels, pool);
     if (failed >= k)
       return Error(Code::kOutOfMemory, "Could not allocate scratch for the inverse Hessian of %d columns; close other programs", k);
     if (failed < 0) {

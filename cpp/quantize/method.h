@@ -47,10 +47,13 @@ struct QuantizeOptions {
   int64_t min_tokens = 0;             // fewer accumulated tokens than this: fall back to RTN and report it
 };
 
+struct FactorCache;  // quantize/damping.h
+
 struct HessianView {
   const float* data = nullptr;  // [k][k], finished; null for methods that need none
   int k = 0;
   int64_t tokens = 0;
+  FactorCache* factors = nullptr;  // where several solves read the same Hessian: kept from one to the next
 };
 
 struct QuantizedLinear {

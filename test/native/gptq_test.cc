@@ -10,6 +10,7 @@
 #include "base/half.h"
 #include "check.h"
 #include "layers.h"
+#include "quantize/damping.h"
 #include "quantize/gptq_core.h"
 #include "quantize/order.h"
 #include "quantize/rtn.h"
@@ -393,6 +394,33 @@ LOWBIT_TEST(GptqDoesNotDependOnThreads) {
     const auto one = Run(layer, options), three = Run(layer, options, Method::kGptq, 3);
     EXPECT(Same(one.value(), three.value()) && one.value().error == three.value().error);
   }
+}
+
+LOWBIT_TEST(GptqWithAKeptFactorIsThatWithout) {
+  // One after the other, each solve wanting the factor in another order or with another damping than the last, or in the same.
+  const Layer layer = Correlated(40, 140, 13);
+  Pool pool(2);
+  FactorCache factors;
+  HessianView view = layer.View();
+  view.factors = &factors;
+  int kept = 0;
+  for (const OrderCase& order : kOrders) {
+    for (const double damp : {0.05, 0.01}) {
+      for (const int bits : {3, 4}) {
+        QuantizeOptions options = WithOrder(Options(bits, 64, bits == 3), order);
+        options.damp_percent = damp;
+        const Block before = std::move(factors.factor);
+        factors.factor = Block::Allocate(before.size(), MemoryClass::kScratch, "a copy").value();
+        if (before.size() > 0) std::memcpy(factors.factor.data(), before.data(), before.size());
+        const auto q = Quantize(Method::kGptq, "w", layer.w, layer.n, layer.k, view, options, *RefKernels(), pool);
+        EXPECT(Same(q.value(), Run(layer, options).value()) && q.value().error == Run(layer, options).value().error);
+        EXPECT(factors.factor.size() == size_t(layer.k) * layer.k * sizeof(float));
+        kept += before.size() > 0 && std::memcmp(before.data(), factors.factor.data(), before.size()) == 0;
+      }
+    }
+  }
+  // At least the second width of each order and damping used the first one's.
+  EXPECT(kept >= 10 && kept < 20);
 }
 
 LOWBIT_TEST(GptqGroupIndex) {

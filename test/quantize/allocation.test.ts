@@ -161,6 +161,17 @@ test('a GGUF file gets a block type for everything', async () => {
   expect(await divergence(path.join(report.output, 'model.gguf'))).toBeLessThan(0.05);
 });
 
+test('ranks are chosen where bytes for them gain most', async () => {
+  const allocation = { errorSamples: 4, probeSamples: 2, bits: [3], groupSizes: [128], ranks: [0, 2, 8] } as const;
+  const report = await quantize({ ...options('ranks'), bitsPerWeight: 3.6, allocation, dynamic: { 'model.embed_tokens': { bits: 3 } } });
+  expect(weightBytes(report.output)).toBeLessThanOrEqual((3.6 * report.totals.parameters) / 8);
+  const ranks = report.linears.map(({ reason = '' }) => Number(/^[^:]*rank (\d+)/.exec(reason)?.[1] ?? 0));
+  expect(new Set(ranks).size).toBeGreaterThanOrEqual(2);
+  const [plain] = uniform(report).filter(({ label }) => label === '3 bit, groups of 128');
+  const chosen = report.curve?.find((point) => point.chosen);
+  expect(chosen?.klDivergence).toBeLessThan(plain?.klDivergence ?? NaN);
+});
+
 test('rounding alone is allocated as well, and a rule keeps what it says', async () => {
   const report = await quantize({
     ...options('rtn'),

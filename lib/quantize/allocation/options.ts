@@ -10,13 +10,13 @@ import { settingRules, type SolveSettings } from '../settings';
 export interface AllocationOptions {
   /** Widths. Default 2, 3, 4, 5, 6, 8, for GPTQ formats without 5 and 6. Not with format 'gguf'. */
   readonly bits?: readonly SolveSettings['bits'][];
-  /** Columns per scale. Default 32, 64, 128. 8-bit codes take the largest. Not with format 'gguf'. */
+  /** Columns per scale. Default 32, 128. 8-bit codes take the largest. Not with format 'gguf'. */
   readonly groupSizes?: readonly SolveSettings['groupSize'][];
   /** Ranks of EoRA's correction, 0 for none; each but 0 needs format 'lowbit'. Default 0. */
   readonly ranks?: readonly number[];
   /** With format 'gguf', in place of these: block types. Default: all of them. */
   readonly ggufTypes?: readonly BlockType[];
-  /** Calibration samples that errors of layers are measured on, 1 to 1,000,000. Default 32. */
+  /** Calibration samples that errors of layers are measured on, 1 to 1,000,000. Default 16. */
   readonly errorSamples?: number;
   /** Samples whose predictions are compared with those of the uncompressed model, 1 to 10,000. Default 4. */
   readonly probeSamples?: number;
@@ -118,10 +118,10 @@ export function resolveAllocation(
   return {
     target: bytes === undefined ? { bitsPerWeight: bitsPerWeight as number } : { bytes },
     bits: allocation.bits ?? (format === 'lowbit' ? [2, 3, 4, 5, 6, 8] : [2, 3, 4, 8]),
-    groupSizes: allocation.groupSizes ?? [32, 64, 128],
+    groupSizes: allocation.groupSizes ?? [32, 128],
     ranks,
     ggufTypes: allocation.ggufTypes ?? blockTypes,
-    errorSamples: allocation.errorSamples ?? 32,
+    errorSamples: allocation.errorSamples ?? 16,
     probeSamples: allocation.probeSamples ?? 4,
     generations: allocation.generations ?? 0,
   };
