@@ -53,7 +53,7 @@ export {
   type LoadModelOptions,
   type TensorTypeSummary,
 } from './model';
-export { convert, quantize } from './quantize';
+export { convert, dryRun, quantize } from './quantize';
 export type * from './quantize';
 export { renderReport, type RenderedReport } from './report';
 export type { Tokenizer } from './tokenizer';

@@ -2,13 +2,15 @@
  * Peak memory of compressing a model of 2 billion parameters' shape (hidden 2,048, feed-forward 5,632, vocabulary 256,000), with random weights that
  * are written row by row and deleted at the end: npm run memory-test [-- layers method folder]. Layers (default 2) change how long it takes, not
  * the peak; with one, the end of a block and its kept state are not part of it.
- * 128 x 512 calibration tokens. Needs dist/ and 2 GB of disk and 0.1 GB per layer, twice.
+ * 128 x 512 calibration tokens. What `--dry-run` says beforehand, in a process of its own, is printed beside it. Needs dist/ and 2 GB of disk and 0.1 GB per layer, twice.
  */
+import { execFileSync } from 'node:child_process';
 import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
+import { fileURLToPath } from 'node:url';
 
 const [layers = 2, method = 'gptq', folder = os.tmpdir()] = process.argv.slice(2);
 const limit = 2.5e9;
@@ -21,12 +23,20 @@ try {
   mkdirSync(model);
   writeModel(model);
   const tokens = Array.from({ length: 128 }, (_, s) => Array.from({ length: 512 }, (_, i) => (s * 7919 + i * 104_729) % vocabulary));
+  const output = path.join(directory, 'out');
+  const file = path.join(directory, 'tokens.jsonl');
+  writeFileSync(file, tokens.map((sample) => `${JSON.stringify({ tokens: sample })}\n`).join(''));
+  const data = method === 'gptq' ? ['--calibration', file] : [];
+  const cli = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
+  const flags = [cli, 'quantize', model, '-o', output, '--method', method, ...data, '--dry-run', '--json'];
+  const { memory, seconds } = JSON.parse(execFileSync(process.execPath, flags, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }));
+  console.log(`estimated: peak ${(memory.peak_bytes / 1e9).toFixed(2)} GB, ${seconds.total.toFixed(0)} s`);
   const begin = performance.now();
   const report = await quantize({
     model,
-    output: path.join(directory, 'out'),
+    output,
     method,
-    ...(method === 'gptq' ? { calibration: tokens } : {}),
+    ...(method === 'gptq' ? { calibration: { file } } : {}),
     onProgress: ({ phase, block, fraction }) => process.stderr.write(`\r${phase} ${block} ${(100 * fraction).toFixed(0)} % `),
   });
   // VmHWM counts everything that was resident at once, mapped file pages too.

@@ -30,6 +30,7 @@ export type {
 } from './options';
 export type { QuantizeMethod } from './methods';
 export { convert, type ConvertedTensor, type ConvertOptions, type ConvertReport, type ConvertType } from './convert';
+export { dryRun, type DryRunLinear, type DryRunReport } from './estimate';
 export type { BlockType, GgufType } from './gguf_types';
 export type { AllocationOptions, AllocationReport } from './allocation';
 export type { DynamicOverrides, DynamicRules } from './dynamic';

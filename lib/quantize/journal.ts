@@ -239,14 +239,8 @@ export class Journal {
       await fs.promises.rm(path.join(directory, names.output), { recursive: true, force: true });
       const entries = await fs.promises.readdir(directory);
       for (const name of entries) if (name.endsWith('.tmp')) await fs.promises.rm(path.join(directory, name), { force: true });
-      const numbers = (kind: string): number[] =>
-        entries.flatMap((name) => new RegExp(`^${kind}-(\\d+)\\.lbj$`).exec(name)?.[1] ?? []).map(Number);
-      const blocks = new Set(numbers('block'));
-      let solved = 0;
-      while (blocks.has(solved)) solved++;
-      if (!chained) return new Journal(directory, lock, solved, true, 0);
-      const saved = Math.max(0, ...numbers('state').filter((block) => block <= solved));
-      return new Journal(directory, lock, saved, true, saved);
+      const first = firstBlockOf(entries, chained);
+      return new Journal(directory, lock, first, true, chained ? first : 0);
     } catch (cause) {
       throw ioError('write', directory, cause);
     }
@@ -347,6 +341,21 @@ export class Journal {
       });
     }
   }
+}
+
+/** Blocks in front of it need not be solved again. */
+function firstBlockOf(entries: readonly string[], chained: boolean): number {
+  const numbers = (kind: string): number[] =>
+    entries.flatMap((name) => new RegExp(`^${kind}-(\\d+)\\.lbj$`).exec(name)?.[1] ?? []).map(Number);
+  const blocks = new Set(numbers('block'));
+  let solved = 0;
+  while (blocks.has(solved)) solved++;
+  return chained ? Math.max(0, ...numbers('state').filter((block) => block <= solved)) : solved;
+}
+
+/** Blocks that a run would not have to solve again: 0 unless it resumes. */
+export async function blocksDone({ directory, resumes }: Found, chained: boolean): Promise<number> {
+  return resumes ? firstBlockOf(await fs.promises.readdir(directory), chained) : 0;
 }
 
 /** Removes all but the lock. The header goes first: without it the rest is litter, whatever a crash leaves of it. */

@@ -274,7 +274,7 @@ async function checkSpace({ output }: ResolvedOptions, needed: number): Promise<
 }
 
 /** Of the file system that the output will be on; undefined where the system does not say. */
-async function freeBytes(directory: string): Promise<number | undefined> {
+export async function freeBytes(directory: string): Promise<number | undefined> {
   try {
     const { bavail, bsize } = await statfs(directory);
     return bavail * bsize;

@@ -67,7 +67,7 @@ export function totalWork(plan: Plan, targets: ReadonlyMap<number, Target>, toke
   };
 }
 
-function advanceStep(
+export function advanceStep(
   plan: Plan,
   targets: ReadonlyMap<number, Target>,
   { block, weights, inputs = 1, share = 1 }: Stop,

@@ -1,8 +1,9 @@
 /** lowbit quantize: compresses a model and reports what was done. */
 import { type Command, Option } from 'commander';
-import { type QuantizeMethod, type QuantizeOptions, type QuantizeProgress, type QuantizeReport, quantize } from '../../index';
+import { type QuantizeMethod, type QuantizeOptions, type QuantizeProgress, type QuantizeReport, dryRun, quantize } from '../../index';
 import { type Io, cpuSeconds, peakRssBytes } from '../io';
 import { camelCaseRules, defined, parseJsonObject, parseNumber, toSnakeCase } from '../parse';
+import { dryRunTables } from '../dry_run';
 import { addHubOptions, examples, hubOptions, type HubFlags } from '../runtime';
 import { formatBytes } from '../../units';
 
@@ -42,6 +43,7 @@ interface Flags extends HubFlags {
   readonly overwrite?: boolean;
   readonly report?: 'full' | 'json' | 'none';
   readonly resume?: boolean;
+  readonly dryRun?: boolean;
   readonly json?: boolean;
 }
 
@@ -113,6 +115,7 @@ export function quantizeCommand(command: Command, io: () => Io): void {
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
     .option('--overwrite', 'replace an existing output directory')
     .option('--resume', 'go on with a run that was interrupted or died; same options, same result')
+    .option('--dry-run', 'check everything, write nothing, and say what would happen: sizes, memory, time')
     .addOption(
       new Option('--report <files>', 'report beside the weights: full (JSON, CSV, HTML; default), json or none').choices([
         'full',
@@ -134,7 +137,7 @@ export function quantizeCommand(command: Command, io: () => Io): void {
 }
 
 async function run(io: Io, model: string, flags: Flags): Promise<void> {
-  const { calibration, dynamic, sym, generations, json: _json, offline: _offline, ...rest } = flags;
+  const { calibration, dynamic, sym, generations, dryRun: dry, json: _json, offline: _offline, ...rest } = flags;
   const hub = hubOptions(io, flags);
   const progress = io.progress(flags.method);
   const options = {
@@ -151,6 +154,16 @@ async function run(io: Io, model: string, flags: Flags): Promise<void> {
       progress.update(event.fraction, progressDetail(event), event.secondsLeft);
     },
   } as QuantizeOptions; // quantize() checks every value
+  if (dry === true) {
+    const plan = await dryRun(options).finally(() => {
+      hub.end();
+      progress.end();
+    });
+    io.out(`${dryRunTables(plan)}\n`);
+    for (const line of plan.warnings) io.note(`warning: ${line}`);
+    io.result({ dry_run: true, ...(toSnakeCase(plan, ['dynamic']) as Record<string, unknown>) });
+    return;
+  }
   const report = await quantize(options).finally(() => {
     hub.end();
     progress.end();
