@@ -1,5 +1,6 @@
-// binding/: loadModel, modelInfo, disposeModel, exportWeight, exportVector, solveWeight.
+// binding/: loadModel, modelInfo, disposeModel, exportWeight, encodeWeight, carryWeight, exportVector, solveWeight.
 #include "base/half.h"
+#include "engine/carry_weight.h"
 #include "engine/encode_weight.h"
 #include "exports.h"
 #include "fields.h"
@@ -108,14 +109,18 @@ Napi::Value EncodeOne(const Napi::CallbackInfo& info) {
   Status status;
   const auto state = UnwrapHandle<ModelState>(info[0], &status);
   if (status.ok() && state->disposed) status = Disposed();
-  if (status.ok() && (!info[1].IsNumber() || !info[2].IsString()))
-    status = Error(Code::kInvalidArgument, "Expected a weight number and a type");
+  if (status.ok() && !info[1].IsNumber()) status = Error(Code::kInvalidArgument, "Expected a weight number");
   DType dtype = DType::kF32;
+  int begin = 0, end = 0;
   if (status.ok()) {
-    const Result<DType> parsed = ParseDType(info[2].As<Napi::String>().Utf8Value());
+    Fields as(info[2], "as", &status);
+    const std::string name = as.String("dtype");
+    begin = static_cast<int>(as.Int("begin", 0, 0x7fffffff));
+    end = static_cast<int>(as.Int("end", 0, 0x7fffffff));
+    const Result<DType> parsed = ParseDType(name);
     if (parsed.ok())
       dtype = parsed.value();
-    else
+    else if (status.ok())
       status = parsed.status();
   }
   if (!status.ok()) return Reject(env, status);
@@ -126,8 +131,8 @@ Napi::Value EncodeOne(const Napi::CallbackInfo& info) {
   job.worker = state->worker;
   job.control = info[3];
   job.keep = {info[0]};
-  job.work = [state, weight, dtype, encoded](const Progress&) -> Status {
-    LOWBIT_ASSIGN_OR_RETURN(*encoded, EncodeWeight(*state->model, weight, dtype));
+  job.work = [state, weight, dtype, begin, end, encoded](const Progress& progress) -> Status {
+    LOWBIT_ASSIGN_OR_RETURN(*encoded, EncodeWeight(*state->model, weight, dtype, begin, end, progress));
     return Status::Ok();
   };
   job.result = [encoded](Napi::Env e) -> Napi::Value {
@@ -136,6 +141,57 @@ Napi::Value EncodeOne(const Napi::CallbackInfo& info) {
     std::copy(encoded->bytes.begin(), encoded->bytes.end(), bytes.Data());
     out.Set("bytes", bytes);
     out.Set("error", encoded->error);
+    out.Set("norm", encoded->norm);
+    return out;
+  };
+  job.finally = [state] { --state->busy; };
+  return StartJob(env, std::move(job));
+}
+
+Napi::Value CarryOne(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Status status;
+  const auto state = UnwrapHandle<ModelState>(info[0], &status);
+  if (status.ok() && state->disposed) status = Disposed();
+  if (status.ok() && !info[1].IsNumber()) status = Error(Code::kInvalidArgument, "Expected a weight number");
+  CarryFormat format = CarryFormat::kGptq;
+  int zero_offset = 0;
+  bool tensors = false;
+  if (status.ok()) {
+    Fields as(info[2], "as", &status);
+    const std::string name = as.String("format");
+    zero_offset = static_cast<int>(as.Int("zeroOffset", 0, 1));
+    tensors = as.Bool("tensors");
+    if (name == "lowbit")
+      format = CarryFormat::kLowbit;
+    else if (name != "gptq")
+      as.Fail("format", "\"gptq\" or \"lowbit\"");
+  }
+  if (!status.ok()) return Reject(env, status);
+  const int weight = info[1].As<Napi::Number>().Int32Value();
+  auto carried = std::make_shared<CarriedWeight>();
+  ++state->busy;
+  JobSpec job;
+  job.worker = state->worker;
+  job.control = info[3];
+  job.keep = {info[0]};
+  job.work = [state, weight, format, zero_offset, tensors, carried](const Progress& progress) -> Status {
+    LOWBIT_ASSIGN_OR_RETURN(*carried, CarryWeight(*state->model, weight, format, zero_offset, tensors, progress));
+    return Status::Ok();
+  };
+  job.result = [carried](Napi::Env e) -> Napi::Value {
+    Napi::Object out = Napi::Object::New(e);
+    if (!carried->misfit.empty()) {
+      out.Set("misfit", carried->misfit);
+      return out;
+    }
+    out.Set("bits", carried->bits);
+    out.Set("groupSize", carried->group_size);
+    out.Set("symmetric", carried->symmetric);
+    out.Set("ordered", carried->ordered);
+    out.Set("leastZero", carried->least_zero);
+    out.Set("largestZero", carried->largest_zero);
+    out.Set("tensors", TensorValues(e, carried->tensors));
     return out;
   };
   job.finally = [state] { --state->busy; };
@@ -193,6 +249,7 @@ void ExportModel(Napi::Env env, Napi::Object exports) {
   exports.Set("disposeModel", Napi::Function::New(env, DisposeModel));
   exports.Set("exportWeight", Napi::Function::New(env, ExportWeight));
   exports.Set("encodeWeight", Napi::Function::New(env, EncodeOne));
+  exports.Set("carryWeight", Napi::Function::New(env, CarryOne));
   exports.Set("exportVector", Napi::Function::New(env, ExportVector));
   exports.Set("solveWeight", Napi::Function::New(env, SolveOne));
 }

@@ -48,6 +48,12 @@ Napi::Value TensorValue(Napi::Env env, const StoredTensor& tensor) {
 
 }  // namespace
 
+Napi::Value TensorValues(Napi::Env env, const std::vector<StoredTensor>& tensors) {
+  Napi::Array out = Napi::Array::New(env, tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) out.Set(static_cast<uint32_t>(i), TensorValue(env, tensors[i]));
+  return out;
+}
+
 SolveJob ReadSolveJob(int weight, Fields& f, Status* status) {
   SolveJob job;
   job.request.weight = weight;
@@ -156,9 +162,7 @@ Napi::Value SolveResultValue(Napi::Env env, const SolveJob& job, const SolveOutp
   out.Set("fallbacks", fallbacks);
 
   if (!output.tensors.empty()) {
-    Napi::Array tensors = Napi::Array::New(env, output.tensors.size());
-    for (size_t i = 0; i < output.tensors.size(); ++i) tensors.Set(static_cast<uint32_t>(i), TensorValue(env, output.tensors[i]));
-    out.Set("tensors", tensors);
+    out.Set("tensors", TensorValues(env, output.tensors));
     return out;
   }
   if (!output.blocks.empty()) {

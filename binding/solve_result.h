@@ -29,6 +29,9 @@ struct SolveOutput {
   double seconds = 0;
 };
 
+// {part, dtype, shape, data} each.
+Napi::Value TensorValues(Napi::Env env, const std::vector<StoredTensor>& tensors);
+
 SolveJob ReadSolveJob(int weight, Fields& options, Status* status);
 // An array of {weight, options}.
 std::vector<SolveJob> ReadSolveJobs(const Napi::Value& value, Status* status);

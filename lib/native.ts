@@ -32,7 +32,7 @@ export interface ModelSpec {
   readonly precision: 'exact' | 'fast';
   /** Threads including the engine's own; 0 = usable physical cores. */
   readonly threads: number;
-  /** Weights are checked, but stay in their files until a calibration or a solve needs them: quantising block by block. Default false. */
+  /** Weights are checked, but stay in their files until something needs them: quantising block by block, converting. Default false. */
   readonly lazy?: boolean;
   /** Path of the packed-weight cache to read, or to write when it does not fit. Absent: none. */
   readonly packedCache?: string;
@@ -215,12 +215,7 @@ export interface SolveResult {
   /** In their place with SolveOptions.ggufType: the blocks, in the row order of Hugging Face. */
   readonly blocks?: Uint8Array;
   /** In their place with SolveOptions.container: cpp/quantize/container_tensors.h. */
-  readonly tensors?: readonly {
-    readonly part: string;
-    readonly dtype: string;
-    readonly shape: readonly number[];
-    readonly data: Uint8Array;
-  }[];
+  readonly tensors?: readonly StoredTensor[];
 }
 
 /** A solved form of a weight that trials keep beside the uncompressed one. */
@@ -269,6 +264,36 @@ export interface EvolveSpec extends Budgeted {
   readonly survivors: number; // 1 to offspring
   readonly seed: number;
 }
+
+/** One tensor of a linear in a file: its name within the linear, and its bytes. */
+export interface StoredTensor {
+  readonly part: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly data: Uint8Array;
+}
+
+export interface EncodedRows {
+  readonly bytes: Uint8Array;
+  /** Sum of the squared differences from the weight as the engine holds it. */
+  readonly error: number;
+  /** Sum of its squares. */
+  readonly norm: number;
+}
+
+export type CarriedWeight =
+  | { /** What the format has no exact place for, behind "has". */ readonly misfit: string }
+  | {
+      readonly misfit?: undefined;
+      // Of its first part:
+      readonly bits: number;
+      readonly groupSize: number; // k for the whole row
+      readonly symmetric: boolean; // all zero points are 2^(bits-1)
+      readonly ordered: boolean; // columns are not in the order of their groups
+      readonly leastZero: number;
+      readonly largestZero: number;
+      readonly tensors: readonly StoredTensor[];
+    };
 
 export interface NativeBinding {
   /** {isa candidates with reasons, cpu name, usable cores, memory in use by class} */
@@ -380,15 +405,26 @@ export interface NativeBinding {
     control: JobControl,
   ): Promise<Uint16Array>;
   /**
-   * A weight [n, k] as a GGUF file stores it, in Hugging Face row order: F32, F16, BF16, or a block type, rounded on grids whose ranges are searched.
-   * error: squared, relative to the squared norm of the weight.
+   * Rows [begin, end) of a weight as a GGUF file stores them, in Hugging Face row order: F32, F16, BF16, or a block type, rounded on grids whose ranges are
+   * searched. begin is a multiple of 16; of a weight in parts (lowbit container) all rows are asked for at once.
    */
   encodeWeight(
     model: ModelHandle,
     weight: number,
-    dtype: string,
+    as: { readonly dtype: string; readonly begin: number; readonly end: number },
     control: JobControl,
-  ): Promise<{ readonly bytes: Uint8Array; readonly error: number }>;
+  ): Promise<EncodedRows>;
+  /** The codes of a quantised weight as tensors of another format, bit for bit. */
+  carryWeight(
+    model: ModelHandle,
+    weight: number,
+    as: {
+      readonly format: 'gptq' | 'lowbit';
+      readonly zeroOffset: 0 | 1;
+      /** Else only what is said of them. */ readonly tensors: boolean;
+    },
+    control: JobControl,
+  ): Promise<CarriedWeight>;
   /** A vector as the engine holds it: f32 [length], addend included. */
   exportVector(model: ModelHandle, vector: number): Float32Array;
 

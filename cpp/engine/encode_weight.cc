@@ -51,40 +51,40 @@ bool CarryOver(const std::vector<Part>& parts, const BlockType& type, QuantizedL
 
 }  // namespace
 
-Result<EncodedWeight> EncodeWeight(Model& model, int weight, DType dtype) {
+Result<EncodedWeight> EncodeWeight(Model& model, int weight, DType dtype, int begin, int end, const Progress& progress) {
   if (weight < 0 || weight >= static_cast<int>(model.plan().weights.size()))
     return Error(Code::kInvalidArgument, "Weight %d is not in the plan", weight);
   const WeightShape& shape = model.plan().weights[static_cast<size_t>(weight)];
   const char* name = shape.name.c_str();
-  LOWBIT_ASSIGN_OR_RETURN(const std::vector<float> dense, model.DenseWeight(weight));
+  LOWBIT_ASSIGN_OR_RETURN(const std::vector<Part> parts, model.RowParts(weight, begin, end, progress));
+  const int rows = end - begin;
+  const std::vector<float> dense = SumOfParts(parts, rows, shape.k, model.kernels().unpack_panel);
   EncodedWeight encoded;
+  for (const float value : dense) encoded.norm += double(value) * double(value);
   const BlockType* type = FindBlockType(dtype);
   if (type == nullptr) {
     LOWBIT_RETURN_IF_ERROR(EncodeDense(name, dtype, dense, &encoded.bytes));
     std::vector<float> back(dense.size());
     LOWBIT_RETURN_IF_ERROR(DecodeGguf(dtype, encoded.bytes.data(), static_cast<int64_t>(dense.size()), back.data()));
-    double error = 0, norm = 0;
     for (size_t i = 0; i < dense.size(); ++i) {
       const double rest = double(dense[i]) - double(back[i]);
-      error += rest * rest;
-      norm += double(dense[i]) * double(dense[i]);
+      encoded.error += rest * rest;
     }
-    encoded.error = norm > 0 ? error / norm : 0;
     return encoded;
   }
   QuantizeOptions options;
   options.block_type = dtype;
   options.mse = 2;
   LOWBIT_ASSIGN_OR_RETURN(options, WithBlockType(name, options, shape.k));
-  QuantizedLinear linear = EmptyResult(shape.n, shape.k, options);
-  if (CarryOver(model.bindings().weights[static_cast<size_t>(weight)], *type, &linear)) {
+  QuantizedLinear linear = EmptyResult(rows, shape.k, options);
+  if (CarryOver(parts, *type, &linear)) {
     LOWBIT_ASSIGN_OR_RETURN(linear.error, RelativeError(linear, dense, HessianView(), model.kernels(), model.pool()));
   } else {
     LOWBIT_ASSIGN_OR_RETURN(linear,
-                            Quantize(Method::kRtn, name, dense, shape.n, shape.k, HessianView(), options, model.kernels(), model.pool()));
+                            Quantize(Method::kRtn, name, dense, rows, shape.k, HessianView(), options, model.kernels(), model.pool()));
   }
   LOWBIT_ASSIGN_OR_RETURN(encoded.bytes, BlocksOf(name, linear));
-  encoded.error = linear.error;
+  encoded.error = linear.error * encoded.norm;
   return encoded;
 }
 

@@ -23,17 +23,28 @@ class LazyWeights {
       : tensors_(std::move(tensors)), sources_(std::move(sources)), kernels_(kernels) {}
 
   // Reads every weight once and keeps nothing: shapes, types, values that are not finite, and files that cannot be read show now and not
-  // after hours. UNSUPPORTED for weights that are not one tensor; CORRUPT_FILE, IO naming the tensor; CANCELLED.
+  // after hours. UNSUPPORTED for a weight that is to be rounded; CORRUPT_FILE, IO naming the tensor; CANCELLED.
   Status Check(const Plan& plan, Pool& pool, const Progress& progress) const;
 
   // The packed weight, in memory of its own.
-  Result<Part> Load(const WeightShape& shape, int weight, Pool& pool, const Progress& progress) const;
+  Result<std::vector<Part>> Load(const WeightShape& shape, int weight, Pool& pool, const Progress& progress) const;
 
-  // Some rows of it, in this order: part row i is row rows[i] of the Hugging Face checkpoint. Rows within [0, shape.n).
+  // Rows [begin, end) of it; begin is a multiple of 16. INVALID_ARGUMENT for less than all rows of a weight in parts.
+  Result<std::vector<Part>> LoadRange(const WeightShape& shape, int weight, int begin, int end, Pool& pool, const Progress& progress) const;
+
+  // Some rows of it, in this order: part row i is row rows[i] of the Hugging Face checkpoint. Rows within [0, shape.n). UNSUPPORTED for a
+  // weight that is not one tensor.
   Result<Part> LoadRows(const WeightShape& shape, int weight, const std::vector<int32_t>& rows, Pool& pool) const;
 
+  // Whether a weight is stored in parts (lowbit container).
+  bool InParts(int weight) const { return !sources_[static_cast<size_t>(weight)].parts.empty(); }
+
  private:
-  const Tensor& TensorOf(int weight) const { return tensors_[static_cast<size_t>(sources_[static_cast<size_t>(weight)].tensor)]; }
+  // All tensors of a weight; the first is the one with its codes or values.
+  std::vector<const Tensor*> TensorsOf(int weight) const;
+  // Panels [panel0, panel1) in memory of their own, and what else a weight in parts has.
+  Result<std::vector<Part>> LoadPanels(const WeightShape& shape, int weight, int panel0, int panel1, Pool& pool,
+                                       const Progress& progress) const;
   std::vector<Tensor> tensors_;
   std::vector<WeightSource> sources_;
   const KernelTable& kernels_;

@@ -69,6 +69,28 @@ Status CheckIndices(const ModelSpec& spec) {
   return Status::Ok();
 }
 
+Status CheckRows(const WeightShape& shape, int begin, int end) {
+  if (begin >= 0 && end >= begin && end <= shape.n) return Status::Ok();
+  return Error(Code::kInvalidArgument, "Rows %d to %d are not among the %d of %s", begin, end, shape.n, shape.name.c_str());
+}
+
+// Whether rows of a weight are panels that follow one another.
+bool Sliceable(const std::vector<Part>& parts) { return parts.size() == 1 && parts[0].panelled() && parts[0].rows.empty(); }
+
+// The part over the same bytes, which stay those of `part`.
+Part Borrowed(const Part& part) {
+  Part view;
+  view.kind = part.kind;
+  view.view = part.view;
+  view.inner = part.inner;
+  view.sparse = part.sparse;
+  view.permutation = part.permutation;
+  view.rows = part.rows;
+  view.input_scale = part.input_scale;
+  view.stored_bytes = part.stored_bytes;
+  return view;
+}
+
 }  // namespace
 
 std::shared_ptr<Pool> SharedPool(int threads) {
@@ -138,21 +160,40 @@ size_t Model::stored_bytes() const {
 
 Result<std::vector<float>> Model::DenseRows(int weight, int begin, int end) {
   const WeightShape& shape = plan_.weights[static_cast<size_t>(weight)];
-  if (begin < 0 || end < begin || end > shape.n)
-    return Error(Code::kInvalidArgument, "Rows %d to %d are not among the %d of %s", begin, end, shape.n, shape.name.c_str());
-  if (lazy() && !in_memory(weight)) {
-    std::vector<int32_t> rows(static_cast<size_t>(end - begin));
-    std::iota(rows.begin(), rows.end(), begin);
-    LOWBIT_ASSIGN_OR_RETURN(Part part, lazy_->LoadRows(shape, weight, rows, *pool_));
-    std::vector<Part> parts;
-    parts.push_back(std::move(part));
-    return SumOfParts(parts, end - begin, shape.k, kernels_->unpack_panel);
-  }
-  std::vector<float> dense = SumOfParts(bindings_.weights[static_cast<size_t>(weight)], shape.n, shape.k, kernels_->unpack_panel);
-  const auto at = [&](int row) { return dense.begin() + static_cast<std::ptrdiff_t>(row) * shape.k; };
+  LOWBIT_RETURN_IF_ERROR(CheckRows(shape, begin, end));
+  if (begin == end) return std::vector<float>();
+  // Whole panels, or all rows where only those can be had.
+  const bool whole = in_memory(weight) ? !Sliceable(bindings_.weights[static_cast<size_t>(weight)]) : lazy_->InParts(weight);
+  const int first = whole ? 0 : begin / kPanelRows * kPanelRows, last = whole ? shape.n : end;
+  LOWBIT_ASSIGN_OR_RETURN(const std::vector<Part> parts, RowParts(weight, first, last, Progress()));
+  std::vector<float> dense = SumOfParts(parts, last - first, shape.k, kernels_->unpack_panel);
+  const auto at = [&](int row) { return dense.begin() + static_cast<std::ptrdiff_t>(row - first) * shape.k; };
   dense.erase(at(end), dense.end());
   dense.erase(dense.begin(), at(begin));
   return dense;
+}
+
+Result<std::vector<Part>> Model::RowParts(int weight, int begin, int end, const Progress& progress) {
+  const WeightShape& shape = plan_.weights[static_cast<size_t>(weight)];
+  LOWBIT_RETURN_IF_ERROR(CheckRows(shape, begin, end));
+  if (begin % kPanelRows != 0 || begin == end)
+    return Error(Code::kInvalidArgument, "Rows %d to %d of %s do not begin with a panel of %d rows", begin, end, shape.name.c_str(),
+                 kPanelRows);
+  if (!in_memory(weight)) return lazy_->LoadRange(shape, weight, begin, end, *pool_, progress);
+  const std::vector<Part>& bound = bindings_.weights[static_cast<size_t>(weight)];
+  if (Sliceable(bound) && bound[0].view.n != shape.n)
+    return Error(Code::kInvalidArgument, "Only some rows of %s are in memory while a calibration runs", shape.name.c_str());
+  const bool all = begin == 0 && end == shape.n;
+  if (!all && !Sliceable(bound))
+    return Error(Code::kInvalidArgument, "%s is held in parts, of which only all rows can be had at once", shape.name.c_str());
+  std::vector<Part> parts;
+  for (const Part& part : bound) {
+    parts.push_back(Borrowed(part));
+    if (all) continue;
+    parts.back().view.data += static_cast<size_t>(begin / kPanelRows) * part.view.panel_bytes;
+    parts.back().view.n = end - begin;
+  }
+  return parts;
 }
 
 void Model::ReplaceWeight(int weight, std::vector<Part> parts) {
@@ -174,9 +215,7 @@ std::vector<Part> Model::ExchangeWeight(int weight, std::vector<Part> parts) {
 Status Model::LoadWeights(const std::vector<int>& weights, const Progress& progress) {
   for (const int weight : weights) {
     if (in_memory(weight)) continue;
-    LOWBIT_ASSIGN_OR_RETURN(Part part, lazy_->Load(plan_.weights[static_cast<size_t>(weight)], weight, *pool_, progress));
-    std::vector<Part> parts;
-    parts.push_back(std::move(part));
+    LOWBIT_ASSIGN_OR_RETURN(std::vector<Part> parts, lazy_->Load(plan_.weights[static_cast<size_t>(weight)], weight, *pool_, progress));
     ReplaceWeight(weight, std::move(parts));
   }
   return Status::Ok();

@@ -38,6 +38,10 @@ class Model {
   // from the file when the weight is not in memory.
   Result<std::vector<float>> DenseRows(int weight, int begin, int end);
   Result<std::vector<float>> DenseWeight(int weight) { return DenseRows(weight, 0, plan_.weights[static_cast<size_t>(weight)].n); }
+  // The same rows as parts, for as long as the model holds the weight; those of a lazy model own their bytes when the weight is not in
+  // memory. begin is a multiple of 16; of a weight in several parts, or in one that knows only some rows, the range is all rows.
+  // INVALID_ARGUMENT otherwise.
+  Result<std::vector<Part>> RowParts(int weight, int begin, int end, const Progress& progress);
   const std::vector<float>& vector(int index) const { return bindings_.vectors[static_cast<size_t>(index)]; }
 
   // Replaces a weight by parts of the same shape, which own their bytes, and gives the memory of the old ones back. No step may be running.

@@ -34,24 +34,57 @@ export function quantizationConfig(options: ResolvedOptions, checkpointFormat: C
 }
 
 /**
- * config.json with quantization_config, every other character as it was: parsing and printing again would turn 10000.0 into 10000, and
- * readers that check types refuse an integer where they expect a float.
+ * config.json with these keys set, or removed where undefined, every other character as it was: parsing and printing again would turn 10000.0 into
+ * 10000, and readers that check types refuse an integer where they expect a float.
  */
-export function addToConfigText(text: string, quantization: Record<string, unknown>, file: string): string {
-  const end = text.lastIndexOf('}');
-  const body = text.slice(0, Math.max(end, 0)).trimEnd();
-  const value = indent(JSON.stringify(quantization, null, 2));
-  const added = `${body}${body.endsWith('{') ? '' : ','}\n  "quantization_config": ${value}\n}\n`;
+export function editConfigText(text: string, changes: Readonly<Record<string, unknown>>, file: string): string {
+  const bad = (cause: unknown): LowbitError =>
+    new LowbitError('CORRUPT_FILE', `${file} is not a JSON object: ${(cause as Error).message}`, { file }, { cause });
+  let body: string;
   try {
-    JSON.parse(added);
+    const parsed: unknown = JSON.parse(text);
+    if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw new Error('expected { at its start');
+    body = withoutKeys(text, new Set(Object.keys(changes)));
   } catch (cause) {
-    throw new LowbitError('CORRUPT_FILE', `${file} is not a JSON object: ${(cause as Error).message}`, { file }, { cause });
+    throw bad(cause);
   }
-  return added;
+  for (const [key, value] of Object.entries(changes)) {
+    if (value === undefined) continue;
+    body = `${body}${body.endsWith('{') ? '' : ','}\n  ${JSON.stringify(key)}: ${indent(JSON.stringify(value, null, 2))}`;
+  }
+  return `${body}\n}\n`;
+}
+
+/** A JSON object (one that parses) up to its last member, without some of them. */
+function withoutKeys(text: string, keys: ReadonlySet<string>): string {
+  const start = text.indexOf('{') + 1;
+  let body = text.slice(0, start);
+  let member = start; // where the one being read begins
+  let depth = 0;
+  let first = true;
+  for (let at = start; at < text.length; at++) {
+    const char = text[at] as string;
+    if (char === '"') {
+      at++;
+      while (text[at] !== '"') at += text[at] === '\\' ? 2 : 1;
+    } else if (depth > 0 && (char === '}' || char === ']')) depth--;
+    else if (char === '{' || char === '[') depth++;
+    else if (depth === 0 && (char === ',' || char === '}')) {
+      const raw = text.slice(member, at).trimEnd();
+      const name = /^\s*("(?:[^"\\]|\\.)*")/.exec(raw)?.[1];
+      if (name !== undefined && !keys.has(JSON.parse(name) as string)) {
+        body += `${first ? '' : ','}${raw}`;
+        first = false;
+      }
+      if (char === '}') break;
+      member = at + 1;
+    }
+  }
+  return body;
 }
 
 /** config.json from parsed keys, for sources without such a file. */
-export function configText(config: Readonly<Record<string, unknown>>, quantization: Record<string, unknown>): string {
+export function configText(config: Readonly<Record<string, unknown>>, quantization?: Record<string, unknown>): string {
   return `${printJson({ ...config, quantization_config: quantization })}\n`;
 }
 

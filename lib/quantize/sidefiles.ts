@@ -7,7 +7,7 @@ import path from 'node:path';
 import { carriedFiles } from '../checkpoint/carried_files';
 import { LowbitError } from '../errors';
 import type { Checkpoint } from '../checkpoint/types';
-import { addToConfigText, configText } from './config';
+import { configText, editConfigText } from './config';
 
 /** The largest tokenizer files known are about 35 MB; anything beyond this is not what its name says. */
 const maxSideFileBytes = 256 * 2 ** 20;
@@ -38,24 +38,30 @@ export async function findSideFiles(checkpoint: Checkpoint): Promise<SideFile[]>
   return found;
 }
 
-/** Writes config.json, quantize_config.json, tokenizer, template and generation settings into `directory`. */
+/**
+ * Writes config.json, quantize_config.json, tokenizer, template and generation settings into `directory`.
+ *
+ * @param quantization undefined: the output is not quantised, and what config.json says of it goes
+ * @param changes other keys of config.json to set, undefined to remove
+ */
 export async function writeSideFiles(
   directory: string,
   checkpoint: Checkpoint,
   sideFiles: readonly SideFile[],
-  quantization: Record<string, unknown>,
+  quantization: Record<string, unknown> | undefined,
+  changes: Readonly<Record<string, unknown>> = {},
 ): Promise<void> {
   const write = (name: string, text: string): Promise<void> => writeFile(path.join(directory, name), text);
-  await write('quantize_config.json', printed(quantization));
+  if (quantization !== undefined) await write('quantize_config.json', printed(quantization));
   if (checkpoint.kind === 'hf') {
     const file = path.resolve(checkpoint.path, 'config.json');
-    await write('config.json', addToConfigText(await readFile(file, 'utf8'), quantization, file));
+    await write('config.json', editConfigText(await readFile(file, 'utf8'), { ...changes, quantization_config: quantization }, file));
     // Bytes, not copyFile: a read-only source must not make a read-only output.
     for (const { name, from } of sideFiles) await writeFile(path.join(directory, name), await readFile(from));
     return;
   }
   // GGUF says nothing of it, and the default of other readers would be F32; in BF16 no activation can overflow.
-  await write('config.json', configText({ torch_dtype: 'bfloat16', ...checkpoint.config }, quantization));
+  await write('config.json', configText({ torch_dtype: 'bfloat16', ...checkpoint.config, ...changes }, quantization));
   await write('tokenizer_config.json', printed(checkpoint.tokenizerConfig));
   if (checkpoint.tokenizerJson) await write('tokenizer.json', printed(checkpoint.tokenizerJson));
   if (checkpoint.chatTemplate !== undefined) await write('chat_template.jinja', checkpoint.chatTemplate);

@@ -27,8 +27,17 @@ export interface DenseTensor {
     | { readonly kind: 'file'; readonly entry: TensorEntry }
     | { readonly kind: 'weight'; readonly weight: number }
     | { readonly kind: 'vector'; readonly vector: number }
-    /** A weight in another type (NativeBinding.encodeWeight), row i being its row order[i]. */
-    | { readonly kind: 'encoded'; readonly weight: number; readonly order: Int32Array | undefined }
+    /**
+     * A weight in another type (NativeBinding.encodeWeight), row i being its row order[i]. `whole`: its rows cannot be had a few at a time. `transposed`: as
+     * [k, n], whole too.
+     */
+    | {
+        readonly kind: 'encoded';
+        readonly weight: number;
+        readonly order: Int32Array | undefined;
+        readonly whole: boolean;
+        readonly transposed?: boolean;
+      }
     /** A vector as the engine holds it, addend included, which is how GGUF files store norms. */
     | { readonly kind: 'stored'; readonly vector: number; readonly order: Int32Array | undefined }
     | { readonly kind: 'values'; readonly values: Float32Array };
@@ -87,6 +96,8 @@ export interface DenseRun {
   readonly signal: AbortSignal | undefined;
   /** Bytes done of all. */
   readonly onProgress: (done: number, total: number) => void;
+  /** Of encoded tensors, as often as pieces of them come: sums of squared differences and of squares. */
+  readonly onEncoded?: (error: number, norm: number) => void;
 }
 
 /** The bytes of a tensor in order, in pieces of whole rows or whole elements. */
@@ -113,9 +124,10 @@ export async function writeDense(
 /** The bytes of a tensor in pieces: an embedding can be larger than everything else in memory. */
 export async function* readTensor(
   tensor: DenseTensor,
-  { checkpoint, model, signal }: DenseRun,
+  run: DenseRun,
   onProgress: (bytes: number) => void,
 ): AsyncGenerator<ArrayBufferView> {
+  const { checkpoint, model, signal } = run;
   const { from, bytes } = tensor;
   throwIfAborted(signal);
   if (from.kind === 'vector') {
@@ -125,8 +137,7 @@ export async function* readTensor(
   } else if (from.kind === 'stored') {
     yield reordered(native().exportVector(model, from.vector), from.order);
   } else if (from.kind === 'encoded') {
-    const encoded = await runJob({ signal }, (control) => native().encodeWeight(model, from.weight, tensor.dtype, control));
-    yield reordered(encoded.bytes, from.order);
+    yield* encodedRows(tensor, from, run, onProgress);
   } else if (from.kind === 'weight') {
     const [n, k] = tensor.shape as readonly [number, number];
     const rows = Math.max(1, Math.floor(pieceBytes / (2 * k)));
@@ -145,7 +156,35 @@ export async function* readTensor(
   }
 }
 
+async function* encodedRows(
+  { dtype, shape, bytes }: DenseTensor,
+  { weight, order, whole, transposed }: Extract<DenseTensor['from'], { kind: 'encoded' }>,
+  { model, signal, onEncoded }: DenseRun,
+  onProgress: (bytes: number) => void,
+): AsyncGenerator<ArrayBufferView> {
+  const [n, k] = (transposed === true ? [...shape].reverse() : shape) as readonly [number, number];
+  // What the engine holds of a piece is f32. Rows begin with panels of 16.
+  const rows = whole || transposed === true ? n : Math.max(16, Math.floor(pieceBytes / (4 * k) / 16) * 16);
+  for (let begin = 0; begin < n; begin += rows) {
+    const end = Math.min(n, begin + rows);
+    const encoded = await runJob({ signal }, (control) => native().encodeWeight(model, weight, { dtype, begin, end }, control));
+    onEncoded?.(encoded.error, encoded.norm);
+    yield transposed === true ? transpose(encoded.bytes, n, k) : reordered(encoded.bytes, order);
+    onProgress((bytes / n) * end);
+  }
+}
+
+/** [n, k] -> [k, n], elements of 2 or 4 bytes. */
+function transpose(bytes: Uint8Array, n: number, k: number): Uint8Array {
+  const size = bytes.length / (n * k);
+  const out = new Uint8Array(bytes.length);
+  for (let row = 0; row < n; row++)
+    for (let column = 0; column < k; column++)
+      out.set(bytes.subarray((row * k + column) * size, (row * k + column + 1) * size), (column * n + row) * size);
+  return out;
+}
+
 /** GGUF files of the Gemma family hold 1 + w of every norm, Hugging Face files w. */
-function hfVector(checkpoint: Checkpoint, name: string, values: Float32Array): Float32Array {
+export function hfVector(checkpoint: Checkpoint, name: string, values: Float32Array): Float32Array {
   return checkpoint.conventions.normPlusOneStored && !name.endsWith('.bias') ? values.map((value) => value - 1) : values;
 }

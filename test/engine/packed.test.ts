@@ -3,9 +3,12 @@
  * project: the interop fixtures, moved bit by bit into the layouts of the other tools (test/checkpoint/repack.ts). Files that
  * compressed-tensors itself wrote are in golden.test.ts.
  */
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
+import { convert } from '../../lib';
 import { temporaryDirectory } from '../checkpoint/support';
 import { type RepackOptions, repack } from '../checkpoint/repack';
+import { differences } from '../quantize/reference';
 import { expectedOf, fixtures, logitsOf, specOf, topMismatches, withContext, withModel, worstDifference } from './fixtures';
 
 const cases: readonly (readonly [fixture: string, options: RepackOptions])[] = [
@@ -33,5 +36,15 @@ describe.each(cases)('%s as %j', (name, options) => {
     const actual = await withModel(spec, (model) => withContext(model, ROWS, 'f32', (context) => logitsOf(context, some, vocabSize, ROWS)));
     if (precision === 'exact') expect(worstDifference(actual, expected)).toBeLessThanOrEqual(1e-3);
     else expect(topMismatches(actual, expected, vocabSize, 0.2).wrong).toBe(0);
+  });
+
+  test('converts to the GPTQ checkpoint that its bits come from', async () => {
+    const output = path.join(path.dirname(directory), 'gptq');
+    const report = await convert({ model: directory, output, to: name.startsWith('gptq-v1') ? 'gptq' : 'gptq_v2', threads: 2 });
+    expect(report.tensors.filter(({ exact }) => !exact)).toEqual([]);
+    expect(report.dropped).toEqual(['quantization_config of config.json']);
+    expect(differences(output, path.join(fixtures, 'interop', name))).toEqual([]);
+    const { quantization_config } = JSON.parse(readFileSync(path.join(output, 'config.json'), 'utf8')) as Record<string, unknown>;
+    expect(quantization_config).toMatchObject({ quant_method: 'gptq', desc_act: name.includes('descact') });
   });
 });

@@ -1,7 +1,7 @@
 // lib/quantize layout and config: which linears become which tensors, and the JSON that describes them.
 import { type LowbitError } from '../../lib/errors';
 import type { Plan, Weight } from '../../lib/graph/plan';
-import { addToConfigText, configText, quantizationConfig } from '../../lib/quantize/config';
+import { configText, editConfigText, quantizationConfig } from '../../lib/quantize/config';
 import { DynamicTable } from '../../lib/quantize/dynamic';
 import {
   checkpointFormat,
@@ -186,13 +186,23 @@ describe('quantization_config', () => {
 
   test('goes into config.json without touching the rest', () => {
     const text = '{\n  "rope_theta": 10000.0,\n  "quantization_config": null,\n  "big": 12345678901234567890\n}\n';
-    const added = addToConfigText(text, { bits: 4 }, 'config.json');
-    expect(added).toBe(
-      '{\n  "rope_theta": 10000.0,\n  "quantization_config": null,\n  "big": 12345678901234567890,\n  "quantization_config": {\n    "bits": 4\n  }\n}\n',
-    );
-    expect((JSON.parse(added) as { quantization_config: unknown }).quantization_config).toEqual({ bits: 4 });
-    expect(JSON.parse(addToConfigText('{}', { bits: 4 }, 'config.json'))).toEqual({ quantization_config: { bits: 4 } });
-    expect(() => addToConfigText('[1]', { bits: 4 }, 'x/config.json')).toThrow(expect.objectContaining({ code: 'CORRUPT_FILE' }));
+    const added = editConfigText(text, { quantization_config: { bits: 4 } }, 'config.json');
+    expect(added).toBe('{\n  "rope_theta": 10000.0,\n  "big": 12345678901234567890,\n  "quantization_config": {\n    "bits": 4\n  }\n}\n');
+    expect(JSON.parse(editConfigText('{}', { a: { bits: 4 } }, 'config.json'))).toEqual({ a: { bits: 4 } });
+    expect(() => editConfigText('[1]', {}, 'x/config.json')).toThrow(expect.objectContaining({ code: 'CORRUPT_FILE' }));
+    expect(() => editConfigText('{"a": ', {}, 'x/config.json')).toThrow(expect.objectContaining({ code: 'CORRUPT_FILE' }));
+  });
+
+  test.each([
+    ['{"a": {"b": [1, {"a": 2}], "c": "}\\",{"}, "b": 1.0}', '{ "b": 1.0\n}\n'],
+    ['{"b": "\\\\", "a": 1}', '{"b": "\\\\"\n}\n'],
+    ['{"a": []}', '{\n}\n'],
+    ['{\n\t"b" : {"a": 1} ,\n\t"\\u0061": 3,"d":[1,2]}', '{\n\t"b" : {"a": 1},"d":[1,2]\n}\n'],
+  ])('a key goes out of %s', (text, expected) => {
+    const without = editConfigText(text, { a: undefined }, 'config.json');
+    expect(without).toBe(expected);
+    const { a: _a, ...rest } = JSON.parse(text) as Record<string, unknown>;
+    expect(JSON.parse(without)).toEqual(rest);
   });
 
   test('rebuilt configurations keep floats as floats', () => {

@@ -27,6 +27,15 @@ export function readTensors(directory: string): Map<string, RawTensor> {
   return tensors;
 }
 
+/** Names of tensors that are in one directory only, or in both with other types, shapes or bytes. */
+export function differences(one: string, other: string): string[] {
+  const [a, b] = [readTensors(one), readTensors(other)];
+  return [...new Set([...a.keys(), ...b.keys()])].filter((name) => {
+    const [x, y] = [a.get(name), b.get(name)];
+    return x === undefined || y === undefined || x.dtype !== y.dtype || x.shape.join() !== y.shape.join() || !x.bytes.equals(y.bytes);
+  });
+}
+
 /** IEEE binary16. */
 export function half(bits: number): number {
   const sign = bits >> 15 ? -1 : 1;

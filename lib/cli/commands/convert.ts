@@ -7,8 +7,10 @@ import { examples } from '../runtime';
 import { formatBytes } from '../../units';
 
 interface Flags {
-  readonly to: 'gguf';
+  readonly to: string;
   readonly type?: string;
+  readonly allowDense?: boolean;
+  readonly maxShardBytes?: number;
   readonly threads?: number;
   readonly overwrite?: boolean;
   readonly json?: boolean;
@@ -16,19 +18,35 @@ interface Flags {
 
 export function convertCommand(command: Command, io: () => Io): void {
   command
-    .description('Move a model to another format without calibration; what the format cannot hold exactly is rounded and listed')
-    .argument('<model>', 'model directory, dense or GPTQ, or .gguf file')
-    .argument('<output>', 'directory to create; it will hold model.gguf')
+    .description(
+      'Move a model to another format without calibration: codes that the format holds are carried over bit for bit, what is rounded or lost is listed',
+    )
+    .argument('<model>', 'model directory, dense or quantised (GPTQ, AWQ, compressed-tensors, lowbit), or .gguf file')
+    .argument('<output>', 'directory to create')
     .addOption(
-      new Option('--to <format>', 'gguf: one file with tokenizer and chat template, for llama.cpp').choices(['gguf']).default('gguf'),
+      new Option(
+        '--to <format>',
+        'gguf: one file model.gguf with tokenizer and chat template, for llama.cpp; hf: dense safetensors; gptq: GPTQ checkpoint, version 1 where it holds all zero points, else 2; gptq_v2; lowbit: own container',
+      )
+        .choices(['gguf', 'hf', 'gptq', 'gptq_v2', 'lowbit'])
+        .default('gguf'),
     )
     .option(
       '--type <name>',
-      'F32, F16, BF16, Q4_0 to Q8_0, Q4_K, Q5_K, Q6_K or a mixture, Q4_K_S to Q5_K_M (default: what holds the source best)',
+      'of matrices that are not carried over: F32, F16, BF16, with gguf also Q4_0 to Q8_0, Q4_K, Q5_K, Q6_K or a mixture, Q4_K_S to Q5_K_M (default: what holds the source best)',
     )
+    .option('--allow-dense', 'gptq, gptq_v2, lowbit: store linears that the format cannot hold exactly dense, in place of refusing')
+    .option('--max-shard-bytes <n>', 'largest size of one .safetensors file (default: 4 GiB)', parseNumber)
     .option('-t, --threads <n>', 'threads, the main one included (default: usable physical cores)', parseNumber)
     .option('--overwrite', 'replace an existing output directory')
-    .addHelpText('after', examples('lowbit convert ./model ./model-gguf --type Q8_0', 'lowbit convert ./model-4bit ./model-gguf --json'))
+    .addHelpText(
+      'after',
+      examples(
+        'lowbit convert ./model ./model-gguf --type Q8_0',
+        'lowbit convert ./model-awq ./model-gptq --to gptq',
+        'lowbit convert ./model.gguf ./model-hf --to hf --type F16 --json',
+      ),
+    )
     .action((model: string, output: string, flags: Flags) => run(io(), model, output, flags));
 }
 
@@ -49,7 +67,7 @@ async function run(io: Io, model: string, output: string, { json: _json, ...flag
     groups.set(`${from} -> ${to}`, { count: group.count + 1, error: Math.max(group.error, error) });
   }
   const lines = [
-    `${report.output}: ${formatBytes(report.bytesBefore)} -> ${formatBytes(report.bytesAfter)}, ${report.tensors.length - rounded.length} of ${report.tensors.length} tensors exact`,
+    `${report.output} (${report.format}): ${formatBytes(report.bytesBefore)} -> ${formatBytes(report.bytesAfter)}, ${report.tensors.length - rounded.length} of ${report.tensors.length} tensors exact`,
     ...[...groups].map(
       ([types, { count, error }]) => `  rounded: ${count} tensors, ${types}, relative squared error up to ${error.toExponential(1)}`,
     ),

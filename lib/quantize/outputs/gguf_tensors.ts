@@ -82,7 +82,9 @@ export function ggufTensors(checkpoint: Checkpoint, plan: Plan, typeOf: TypeOf):
     // The rows of a GGUF source are in their order already.
     if (checkpoint.kind === 'gguf' && entry?.dtype === dtype)
       return [{ name: stored, dtype, shape: [n, k], bytes, from: { kind: 'file', entry } }];
-    return [{ name: stored, dtype, shape: [n, k], bytes, from: { kind: 'encoded', weight, order: rowOrder(architecture, plan, name, n) } }];
+    const order = rowOrder(architecture, plan, name, n);
+    const whole = order !== undefined || source.kind === 'parts';
+    return [{ name: stored, dtype, shape: [n, k], bytes, from: { kind: 'encoded', weight, order, whole } }];
   });
   const vectors = plan.vectors.map(({ name, length }, vector): DenseTensor => {
     const bias = name.endsWith('.bias');
