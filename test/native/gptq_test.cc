@@ -410,7 +410,8 @@ LOWBIT_TEST(GptqWithAKeptFactorIsThatWithout) {
         QuantizeOptions options = WithOrder(Options(bits, 64, bits == 3), order);
         options.damp_percent = damp;
         const Block before = std::move(factors.factor);
-        factors.factor = Block::Allocate(before.size(), MemoryClass::kScratch, "a copy").value();
+        auto copy = Block::Allocate(before.size(), MemoryClass::kScratch, "a copy");
+        factors.factor = std::move(copy.value());
         if (before.size() > 0) std::memcpy(factors.factor.data(), before.data(), before.size());
         const auto q = Quantize(Method::kGptq, "w", layer.w, layer.n, layer.k, view, options, *RefKernels(), pool);
         EXPECT(Same(q.value(), Run(layer, options).value()) && q.value().error == Run(layer, options).value().error);
