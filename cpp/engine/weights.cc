@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -58,7 +59,7 @@ class ArenaPacker {
       for (Unit& unit : units[static_cast<size_t>(weight)]) {
         const Part& part = unit.packer->part();
         unit.offset = bytes_;
-        bytes_ += part.bytes();
+        bytes_ += part.bytes() + RowBytes(part);
         const int panels = PanelCount(part.view);
         const int step = static_cast<int>(std::clamp<size_t>(kTaskBytes / part.view.panel_bytes, 1, static_cast<size_t>(panels)));
         for (int p = 0; p < panels; p += step) tasks_.push_back({units_.size(), p, std::min(panels, p + step)});
@@ -93,6 +94,11 @@ class ArenaPacker {
     bool any = false;
     for (Unit& unit : units_) {
       Part part = unit.packer->Finish(arena.data() + unit.offset);
+      if (!part.rows.empty()) {
+        uint8_t* behind = arena.data() + unit.offset + part.bytes();
+        std::memcpy(behind, part.rows.data(), part.rows.size() * sizeof(int32_t));
+        part.rows_behind = reinterpret_cast<const int32_t*>(behind);
+      }
       if (unit.codes >= 0) {
         others[unit.weight].push_back(std::move(part));
         continue;
@@ -110,6 +116,9 @@ class ArenaPacker {
   }
 
  private:
+  // In whole lines, so that the next matrix begins at one.
+  static size_t RowBytes(const Part& part) { return (part.rows.size() * sizeof(int32_t) + 63) / 64 * 64; }
+
   Status MakeUnits(size_t w, std::vector<Unit>* units) const {
     const WeightShape& shape = plan_.weights[w];
     LOWBIT_ASSIGN_OR_RETURN(std::unique_ptr<Packer> first, SourcePacker(tensors_, shape, spec_.weights[w], kernels_));

@@ -40,6 +40,8 @@ struct Part {
   std::vector<int32_t> permutation;
   // Row i of the part is output row rows[i] of the weight, ascending; empty = row i. Not for kLowRank and kSparse.
   std::vector<int32_t> rows;
+  // A copy of rows behind the panels, where a step that streams those finds it in cache; null: there is none.
+  const int32_t* rows_behind = nullptr;
   // The part multiplies x[j] * input_scale[j], j a column of the weight (AWQ, SmoothQuant); empty = ones.
   std::vector<float> input_scale;
   // Bytes as a file would store them (codes, scales, zeros; no padding): for bits per weight.

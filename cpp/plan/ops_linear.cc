@@ -277,7 +277,7 @@ Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
       } else {
         s.run.form = form_of(part.view);
       }
-      if (!part.rows.empty()) s.product.rows = part.rows.data();
+      if (!part.rows.empty()) s.product.rows = part.rows_behind != nullptr ? part.rows_behind : part.rows.data();
       const Coverage::Kind kind = coverage.Add(part);
       if (kind == Coverage::Kind::kMixed)
         return Error(Code::kInternal, "A part of weight %s overlaps others without covering the same rows", shape.name.c_str());

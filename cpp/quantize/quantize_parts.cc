@@ -69,7 +69,7 @@ Status CheckStatistic(const char* name, const char* what, std::span<const float>
   return Status::Ok();
 }
 
-Status CheckParts(Method method, const char* name, int n, int k, const LayerStatistics& stats, const PartsOptions& options) {
+Status CheckParts(Method method, const char* name, int k, const LayerStatistics& stats, const PartsOptions& options) {
   LOWBIT_RETURN_IF_ERROR(CheckStatistic(name, "mean_abs", stats.mean_abs, k));
   LOWBIT_RETURN_IF_ERROR(CheckStatistic(name, "max_abs", stats.max_abs, k));
   if (!Between(options.smooth.alpha, 0, 1)) return Expected("a number between 0 and 1", "smooth.alpha", options.smooth.alpha);
@@ -134,7 +134,7 @@ Result<LinearParts> QuantizeParts(Method method, const char* name, std::span<con
                                   const PartsOptions& options, const KernelTable& kernels, Pool& pool) {
   LOWBIT_RETURN_IF_ERROR(CheckOptions(method, options.base));
   LOWBIT_RETURN_IF_ERROR(CheckShapes(method, name, w, n, k, stats.hessian));
-  LOWBIT_RETURN_IF_ERROR(CheckParts(method, name, n, k, stats, options));
+  LOWBIT_RETURN_IF_ERROR(CheckParts(method, name, k, stats, options));
   LOWBIT_RETURN_IF_ERROR(CheckWeights(name, w, n, k, kernels));
   const bool usable = stats.hessian.data != nullptr && stats.hessian.tokens > 0 && FiniteHessian(stats.hessian, kernels);
   const HessianView undamped = usable ? stats.hessian : HessianView();
