@@ -18,7 +18,7 @@ export interface AllocationOptions {
   readonly ggufTypes?: readonly BlockType[];
   /** Calibration samples that errors of layers are measured on, 1 to 1,000,000. Default 16. */
   readonly errorSamples?: number;
-  /** Samples whose predictions are compared with those of the uncompressed model, 1 to 10,000. Default 4. */
+  /** Samples whose predictions are compared with those of the uncompressed model, 1 to 10,000. Default 2; a search wants more of them, 16 or so. */
   readonly probeSamples?: number;
   /**
    * Generations of the search behind the integer programme (EvoPress), each about ten passes over the probe samples; 0 to 10,000, 0 = none. Default 0.
@@ -122,7 +122,7 @@ export function resolveAllocation(
     ranks,
     ggufTypes: allocation.ggufTypes ?? blockTypes,
     errorSamples: allocation.errorSamples ?? 16,
-    probeSamples: allocation.probeSamples ?? 4,
+    probeSamples: allocation.probeSamples ?? 2,
     generations: allocation.generations ?? 0,
   };
 }
