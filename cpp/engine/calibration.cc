@@ -214,7 +214,7 @@ Result<CalibrationStop> Calibration::Advance(bool hessian, const Progress& progr
     if (!hessian) continue;
     const char* name = plan.weights[static_cast<size_t>(input.weights[0])].name.c_str();
     LOWBIT_ASSIGN_OR_RETURN(Hessian h, Hessian::Create(input.view.width, name, bf16_, weights_));
-    statistics_.push_back({std::move(input), std::move(h)});
+    statistics_.push_back({std::move(input), std::move(h), {}});
   }
   Status status = LoadBlock(to.block, progress);
   if (status.ok()) status = AdvanceSamples(saved_ < 0 ? nullptr : &stops_[static_cast<size_t>(saved_)], to, progress);

@@ -57,7 +57,6 @@ const modelKeys = [
   'model',
   'packed_cache',
   'peak_rss_bytes',
-  'cpu_seconds',
   'precision',
   'threads',
   'weight_bytes',
