@@ -9,6 +9,7 @@ const names = [
   'LowbitError',
   'Model',
   'convert',
+  'dryRun',
   'engineInfo',
   'evaluate',
   'inspect',
