@@ -8,6 +8,7 @@ export {
   LowbitError,
   Model,
   convert,
+  dryRun,
   engineInfo,
   evaluate,
   inspect,
