@@ -195,7 +195,8 @@ test('a model file that becomes shorter half way is named; once it is mended the
   const model = path.join(root, 'failing');
   fs.cpSync(source, model, { recursive: true });
   const file = path.join(model, 'model.safetensors');
-  const { mtime } = fs.statSync(file);
+  const mtime = 1_700_000_000; // whole seconds: a fraction does not survive utimes
+  fs.utimesSync(file, mtime, mtime);
   const bytes = fs.readFileSync(file);
   const given = { ...options(path.join(root, 'failed')), model };
   const cut = (at: number): void => {
