@@ -195,25 +195,7 @@ Napi::Value SetState(const Napi::CallbackInfo& info) {
   return StartJob(env, std::move(job));
 }
 
-Napi::Value DisposeCalibration(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  Status status;
-  const auto state = UnwrapHandle<CalibrationState>(info[0], &status);
-  if (!status.ok()) return Reject(env, status);
-  const bool first = !state->disposed;
-  state->disposed = true;
-  JobSpec job;
-  job.worker = state->owner->worker;
-  job.keep = {info[0]};
-  job.work = [state](const Progress&) {
-    state->calibration.reset();
-    return Status::Ok();
-  };
-  job.finally = [state, first] {
-    if (first) --state->owner->users;
-  };
-  return StartJob(env, std::move(job));
-}
+Napi::Value DisposeCalibration(const Napi::CallbackInfo& info) { return DisposeUser(info, &CalibrationState::calibration); }
 
 }  // namespace
 

@@ -12,6 +12,7 @@
 #include "engine/model.h"
 #include "engine/worker.h"
 #include "env_state.h"
+#include "handles.h"
 
 namespace lowbit {
 
@@ -33,5 +34,26 @@ struct JobSpec {
 
 // Starts the job and returns its promise. A malformed control rejects (after running `finally`).
 Napi::Value StartJob(Napi::Env env, JobSpec spec);
+
+// Frees what uses a model, `part` of the handle info[0], behind the jobs that are queued. Idempotent.
+template <typename State, typename Part>
+Napi::Value DisposeUser(const Napi::CallbackInfo& info, std::unique_ptr<Part> State::* part) {
+  Status status;
+  const auto state = UnwrapHandle<State>(info[0], &status);
+  if (!status.ok()) return Reject(info.Env(), status);
+  const bool first = !state->disposed;
+  state->disposed = true;
+  JobSpec job;
+  job.worker = state->owner->worker;
+  job.keep = {info[0]};
+  job.work = [state, part](const Progress&) {
+    ((*state).*part).reset();
+    return Status::Ok();
+  };
+  job.finally = [state, first] {
+    if (first) --state->owner->users;
+  };
+  return StartJob(info.Env(), std::move(job));
+}
 
 }  // namespace lowbit

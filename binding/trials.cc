@@ -260,25 +260,7 @@ Napi::Value EvolveOne(const Napi::CallbackInfo& info) {
   return StartJob(env, std::move(job));
 }
 
-Napi::Value DisposeTrials(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  Status status;
-  const auto state = UnwrapHandle<TrialsState>(info[0], &status);
-  if (!status.ok()) return Reject(env, status);
-  const bool first = !state->disposed;
-  state->disposed = true;
-  JobSpec job;
-  job.worker = state->owner->worker;
-  job.keep = {info[0]};
-  job.work = [state](const Progress&) {
-    state->trials.reset();
-    return Status::Ok();
-  };
-  job.finally = [state, first] {
-    if (first) --state->owner->users;
-  };
-  return StartJob(env, std::move(job));
-}
+Napi::Value DisposeTrials(const Napi::CallbackInfo& info) { return DisposeUser(info, &TrialsState::trials); }
 
 Napi::Value ClosedForm(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
