@@ -131,6 +131,7 @@ Result<std::shared_ptr<Model>> Model::Load(ModelSpec spec, const Progress& progr
   LOWBIT_ASSIGN_OR_RETURN(LoadedWeights loaded,
                           lowbit::LoadWeights(spec, model->plan_, tensors, *model->kernels_, *model->pool_, progress));
   model->arena_ = std::move(loaded.arena);
+  model->added_ = std::move(loaded.added);
   model->packed_cache_ = std::move(loaded.cache);
   for (size_t i = 0; i < spec.weights.size(); ++i) {
     std::vector<Part> parts;
@@ -143,7 +144,7 @@ Result<std::shared_ptr<Model>> Model::Load(ModelSpec spec, const Progress& progr
 }
 
 size_t Model::weight_bytes() const {
-  size_t bytes = 0;
+  size_t bytes = added_.size();
   for (const auto& parts : bindings_.weights)
     for (const Part& part : parts) bytes += part.panelled() ? part.bytes() : part.storage.size();
   for (const auto& v : bindings_.vectors) bytes += v.size() * sizeof(float);

@@ -62,6 +62,7 @@ class Model {
  private:
   Model() = default;
   Plan plan_;
+  Block added_;  // LoadedWeights::added
   Arena arena_;  // the panels of all weights that were not replaced, in execution order
   Bindings bindings_;
   CacheReport packed_cache_;

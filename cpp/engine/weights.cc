@@ -88,7 +88,7 @@ class ArenaPacker {
     return Status::Ok();
   }
 
-  Status Finish(const Block& arena, LoadedWeights* loaded) {
+  Status Finish(const Block& arena, const std::vector<int>& order, LoadedWeights* loaded) {
     loaded->parts.resize(spec_.weights.size());
     std::vector<std::vector<Part>> others(spec_.weights.size());
     bool any = false;
@@ -111,11 +111,33 @@ class ArenaPacker {
       for (Part& part : added) others[w].push_back(std::move(part));
       any = any || !others[w].empty();
     }
-    if (any) loaded->others = std::move(others);
-    return Status::Ok();
+    if (!any) return Status::Ok();
+    loaded->others = std::move(others);
+    return GatherAdded(order, loaded);
   }
 
  private:
+  // Low-rank and sparse parts are small: each in a block of its own, they would lie in small pages, whose ends stop the prefetchers.
+  static Status GatherAdded(const std::vector<int>& order, LoadedWeights* loaded) {
+    std::vector<Part*> parts;
+    size_t bytes = 0;
+    const auto lines = [](const Part& part) { return (part.storage.size() + 63) / 64 * 64; };
+    for (const int weight : order)
+      for (Part& part : loaded->others[static_cast<size_t>(weight)]) {
+        if (part.storage.data() == nullptr) continue;
+        parts.push_back(&part);
+        bytes += lines(part);
+      }
+    LOWBIT_ASSIGN_OR_RETURN(loaded->added, Block::Allocate(bytes, MemoryClass::kWeights, "the low-rank and sparse parts"));
+    uint8_t* to = loaded->added.data();
+    for (Part* part : parts) {
+      const size_t size = lines(*part);
+      part->MoveStorage(to);
+      to += size;
+    }
+    return Status::Ok();
+  }
+
   // In whole lines, so that the next matrix begins at one.
   static size_t RowBytes(const Part& part) { return (part.rows.size() * sizeof(int32_t) + 63) / 64 * 64; }
 
@@ -195,7 +217,7 @@ Status PackAll(ArenaPacker& packer, const std::vector<int>& order, const Progres
   LOWBIT_RETURN_IF_ERROR(packer.Prepare(order));
   LOWBIT_ASSIGN_OR_RETURN(Block block, Block::Allocate(packer.bytes(), MemoryClass::kWeights, "the weights"));
   LOWBIT_RETURN_IF_ERROR(packer.Pack(block, progress, packed));
-  LOWBIT_RETURN_IF_ERROR(packer.Finish(block, loaded));
+  LOWBIT_RETURN_IF_ERROR(packer.Finish(block, order, loaded));
   loaded->arena = Arena(std::move(block));
   return Status::Ok();
 }

@@ -36,9 +36,10 @@ struct CacheReport {
 struct LoadedWeights {
   Arena arena;
   std::vector<Part> parts;  // one per weight of the plan; views into the arena
-  // What else belongs to a weight of a lowbit container: affine parts in the arena, low-rank and sparse ones with bytes of their own.
-  // Either empty or one list per weight.
+  // What else belongs to a weight of a lowbit container: affine parts in the arena, low-rank and sparse ones in `added`, in the same
+  // order. Either empty or one list per weight.
   std::vector<std::vector<Part>> others;
+  Block added;
   CacheReport cache;
 };
 

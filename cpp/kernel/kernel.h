@@ -64,6 +64,10 @@ struct KernelTable {
   // The order of summation is fixed, but not that of gemm_f32.
   void (*dense_gemv)(const PackedView& w, const float* x, float* y, int panel0, int panel1, bool accumulate);
 
+  // y[m][ldy] (+)= x W^T for rows x[m][ldx] and single weights, panels [panel0, panel1); y points at column 0. Each row is summed on its
+  // own, weight by weight in rising columns.
+  void (*sparse_few)(const SparseView& w, const float* x, size_t ldx, int m, float* y, size_t ldy, int panel0, int panel1, bool accumulate);
+
   // ---- bf16 products, f32 sums; null where the processor or this build lacks them ----------------------------------
   // Both operands are panels of 16 rows [pair][16]{2 consecutive columns}, the layout of PackedKind::kDenseBf16: element
   // (row r, column s) at p[(r/16)*stride + (s/2)*32 + (r%16)*2 + s%2], strides in values; whole lines must be readable, and a

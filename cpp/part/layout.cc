@@ -22,6 +22,20 @@ T Read(const uint8_t* bytes) {
 
 }  // namespace
 
+void Part::MoveStorage(uint8_t* to) {
+  const uint8_t* from = storage.data();
+  std::memcpy(to, from, storage.size());
+  if (view.data != nullptr) view.data = to + (view.data - from);
+  if (inner.data != nullptr) inner.data = to + (inner.data - from);
+  if (sparse.lines != nullptr) {
+    for (const int32_t** ints : {&sparse.starts, &sparse.shared, &sparse.counts})
+      *ints = reinterpret_cast<const int32_t*>(to + (reinterpret_cast<const uint8_t*>(*ints) - from));
+    sparse.owners = to + (sparse.owners - from);
+    sparse.lines = to + (sparse.lines - from);
+  }
+  storage = Block();
+}
+
 const char* PartKindName(PartKind kind) {
   static constexpr const char* kNames[] = {
 #define LOWBIT_PART(id, name) name,

@@ -66,4 +66,19 @@ struct PackedView {
   MetaKind meta = MetaKind::kF16;
 };
 
+// SPARSE: single weights of a matrix [n, k], k <= kSparseColumns, in lines of 64 bytes: [columns 16 u16][values 16 f16]. A panel of 16
+// rows has first its shared lines, where lane r holds a weight of row r, then lines of one row each, for what the fullest rows have
+// more: padding all rows to the longest would double the bytes (measured on outliers of SpQR). A row's columns rise, through its
+// shared lines and on through its own; places without a weight hold zero at the column in front of them (0 where there is none).
+constexpr int kSparseColumns = 1 << 16;
+constexpr size_t kSparseLine = 64;
+struct SparseView {
+  int n = 0;
+  const int32_t* starts = nullptr;  // [panels + 1]: lines of panel p are [starts[p], starts[p + 1])
+  const int32_t* shared = nullptr;  // [panels]: how many of them are shared
+  const int32_t* counts = nullptr;  // [n]: weights of each row
+  const uint8_t* owners = nullptr;  // [lines]: of a line that is not shared, its row within the panel
+  const uint8_t* lines = nullptr;
+};
+
 }  // namespace lowbit

@@ -22,13 +22,6 @@ const char* PartKindName(PartKind kind);
 
 inline int PanelCount(const PackedView& view) { return (view.n + kPanelRows - 1) / kPanelRows; }
 
-// Single weights in compressed rows (CSR): those of row r are [row_offsets[r], row_offsets[r + 1]).
-struct SparseView {
-  const int32_t* row_offsets = nullptr;  // [n + 1]
-  const int32_t* columns = nullptr;      // ascending within a row
-  const float* values = nullptr;
-};
-
 struct Part {
   PartKind kind = PartKind::kDense;
   PackedView view;    // kDense, kAffine: the matrix; kLowRank: B [n, rank]; kSparse: n and k only, no panels
@@ -51,6 +44,8 @@ struct Part {
   size_t bytes() const { return static_cast<size_t>(PanelCount(view)) * view.panel_bytes; }
   // Whether the part is a matrix in panels; otherwise it owns its bytes.
   bool panelled() const { return kind == PartKind::kDense || kind == PartKind::kAffine; }
+  // Copies the bytes of `storage` to `to`, which has storage.size() bytes from a 64-byte boundary and stays the caller's, and frees it.
+  void MoveStorage(uint8_t* to);
 };
 
 // Where row i of the packed matrix comes from: empty = row i. Used to undo the rotary row order of GGUF llama files.
@@ -95,10 +90,16 @@ struct ContainerAffine {
 Result<Part> PackLowRank(const char* name, int n, int k, int rank, const uint8_t* a, const uint8_t* b);
 
 // ---- sparse.cc
-// row_offsets [n + 1] from 0 to the number of values, not falling; columns below k, rising within a row; values f16, finite, one
-// for each column. None of them need be aligned. CORRUPT_FILE naming `name` otherwise.
+// Compressed rows (CSR): row_offsets [n + 1] from 0 to the number of values, not falling; columns below k, rising within a row; values
+// f16, finite, one for each column. None of them need be aligned. CORRUPT_FILE naming `name` otherwise; UNSUPPORTED for k > kSparseColumns.
 Result<Part> PackSparse(const char* name, int n, int k, std::span<const int32_t> row_offsets, std::span<const int32_t> columns,
                         const uint8_t* values);
+// The weights row by row, in rising columns: the inverse of PackSparse.
+struct SparseWeight {
+  int32_t row, column;
+  float value;
+};
+std::vector<SparseWeight> SparseWeightsOf(const SparseView& view);
 
 // ---- sum.cc
 // [n][k] row-major, in the order of the weight: what the parts of one linear add up to, input_scale included. unpack is

@@ -40,11 +40,10 @@ std::vector<float> SumOfParts(std::span<const Part> parts, int n, int k, UnpackP
     if (part.kind == PartKind::kLowRank) {
       AddLowRank(part, width, unpack, scale, sum.data());
     } else if (part.kind == PartKind::kSparse) {
-      for (size_t r = 0; r < static_cast<size_t>(n); ++r)
-        for (int32_t i = part.sparse.row_offsets[r]; i < part.sparse.row_offsets[r + 1]; ++i) {
-          const size_t j = static_cast<size_t>(part.sparse.columns[i]);
-          sum[r * width + j] += scale.empty() ? part.sparse.values[i] : part.sparse.values[i] * scale[j];
-        }
+      for (const SparseWeight& w : SparseWeightsOf(part.sparse)) {
+        const size_t j = static_cast<size_t>(w.column);
+        sum[static_cast<size_t>(w.row) * width + j] += scale.empty() ? w.value : w.value * scale[j];
+      }
     } else {
       ForEach(part.view, unpack, [&](size_t i, size_t j, float value) {
         const size_t row = part.rows.empty() ? i : static_cast<size_t>(part.rows[i]);

@@ -133,7 +133,7 @@ class Executor {
   int InnerWidth(const Op& op) const;
   Status PrepareLinear(const Op& op, LinearOp* linear) const;
   Status Linear(const LinearOp& op, int rows, const Op* producer);
-  const float* InputRows(const LinearRun& run, int begin, int end, size_t* stride);
+  const float* InputRows(const LinearRun& run, const std::vector<int32_t>* order, int begin, int end, size_t* stride);
   template <typename Fn>
   void ForTiles(int rows, int tile, const Fn& fn);
   void PackInput(const LinearRun& run, int rows, const float** x, size_t* ldx);

@@ -30,8 +30,9 @@ struct Product {
   bool accumulate = false;
   int panels = 0;
   const int32_t* rows = nullptr;  // column of y of each row of w, or null: the rows are the columns
-  SparseView sparse;              // kSparse; w then has n and k only
-  bool wide = false;              // kInt8Rows: of the run's wide_zero_code
+  // kSparse: the weights; w then has n and k only. kInt8Rows: what few rows add in the same chunks, or nothing.
+  SparseView sparse;
+  bool wide = false;  // kInt8Rows: of the run's wide_zero_code
 };
 
 struct LinearRun {
@@ -46,6 +47,7 @@ struct LinearRun {
   int zero_code = 0, wide_zero_code = 0;
   int group = 0;        // kInt8Rows: columns per activation scale
   bool halves = false;  // kInt8Rows: some weights have groups of 16
+  bool rides = false;   // kInt8Rows: some products have sparse weights with them. kSparse: all are with such products; only many rows run
   std::vector<Product> products;
   int panels = 0;  // of all products
 };
@@ -74,10 +76,10 @@ struct ExpertsOp {
 // pack_rows_bf16 for all w.k columns. scratch: kGemmScratchBytes.
 void MultiplyBf16(const KernelTable& kernels, const PackedView& w, const uint16_t* packed, int m, int panel0, int panel1, float* y,
                   size_t ldy, uint8_t* scratch);
-// linear_sparse.cc: y[m][ldy] = rows x the sparse weights of panels [panel0, panel1) (16 output rows each); y points at column 0. x: the
-// rows themselves, ldx apart, each summed on its own; or null and packed: tiles of KernelTable::pack_rows for all w.k columns.
-void MultiplySparse(const Product& product, const float* x, size_t ldx, const float* packed, int m, int panel0, int panel1, float* y,
-                    size_t ldy);
+// linear_sparse.cc: y[m][ldy] = rows x the sparse weights of panels [panel0, panel1); y points at column 0. packed: tiles of
+// KernelTable::pack_rows for all w.k columns. scratch: kGemmScratchBytes.
+void MultiplySparse(const KernelTable& kernels, const Product& product, const float* packed, int m, int panel0, int panel1, float* y,
+                    size_t ldy, uint8_t* scratch);
 // Values of a panel of kPanelRows packed rows of k columns.
 inline size_t Bf16PanelStride(int k) { return static_cast<size_t>(k + 1) / 2 * 2 * kPanelRows; }
 

@@ -1,57 +1,59 @@
-// plan/linear_sparse: products with sparse weights. About one weight in a hundred is sparse, so that plain loops do: few rows are read as
-// they are (three loads per weight, four independent sums), many in tiles of kRowTile, one weight for the whole tile.
+// plan/linear_sparse: products of many rows with single weights. Few rows are the kernels' (KernelTable::sparse_few); many come in tiles of
+// kRowTile, one weight for the whole tile, and of each output row only the weights that it has.
 #include <algorithm>
+#include <cstring>
 
 #include "plan/linear.h"
 
 namespace lowbit {
 namespace {
 
-// In a fixed order that knows nothing of other rows.
-float Dot(const SparseView& w, int32_t begin, int32_t end, const float* x) {
-  float sum[4] = {0, 0, 0, 0};
-  int32_t i = begin;
-  for (; i + 4 <= end; i += 4)
-    for (int lane = 0; lane < 4; ++lane) sum[lane] += w.values[i + lane] * x[w.columns[i + lane]];
-  for (; i < end; ++i) sum[0] += w.values[i] * x[w.columns[i]];
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
+// Lines of a panel whose weights are converted at a time.
+constexpr int kLines = 128;
+static_assert(kLines * kPanelRows * sizeof(float) <= kGemmScratchBytes);
 
-// The same sums for the rows of a tile.
-void DotTile(const SparseView& w, int32_t begin, int32_t end, const float* tile, float out[kRowTile]) {
-  float sum[4][kRowTile] = {};
-  int32_t i = begin;
-  const auto add = [&](int lane, int32_t at) {
-    const float value = w.values[at];
-    const float* x = tile + static_cast<size_t>(w.columns[at]) * kRowTile;
-    for (int r = 0; r < kRowTile; ++r) sum[lane][r] += value * x[r];
-  };
-  for (; i + 4 <= end; i += 4)
-    for (int lane = 0; lane < 4; ++lane) add(lane, i + lane);
-  for (; i < end; ++i) add(0, i);
-  for (int r = 0; r < kRowTile; ++r) out[r] = (sum[0][r] + sum[1][r]) + (sum[2][r] + sum[3][r]);
+// sums[r] += `count` weights times the rows of a tile; columns and values lie `step` places apart.
+void AddProducts(const uint8_t* columns, const float* values, int step, int count, const float* tile, float sums[kRowTile]) {
+  float own[kRowTile];
+  std::copy_n(sums, kRowTile, own);
+  for (int i = 0; i < count; ++i) {
+    uint16_t column;
+    std::memcpy(&column, columns + static_cast<size_t>(i) * (step == 1 ? 2 : kSparseLine), 2);
+    const float value = values[i * step], *x = tile + static_cast<size_t>(column) * kRowTile;
+    for (int r = 0; r < kRowTile; ++r) own[r] += value * x[r];
+  }
+  std::copy_n(own, kRowTile, sums);
 }
 
 }  // namespace
 
-void MultiplySparse(const Product& product, const float* x, size_t ldx, const float* packed, int m, int panel0, int panel1, float* y,
-                    size_t ldy) {
+void MultiplySparse(const KernelTable& kernels, const Product& product, const float* packed, int m, int panel0, int panel1, float* y,
+                    size_t ldy, uint8_t* scratch) {
   const SparseView& w = product.sparse;
-  const int row1 = std::min(product.w.n, panel1 * kPanelRows);
-  if (x != nullptr) {
-    for (int n = panel0 * kPanelRows; n < row1; ++n)
-      for (int r = 0; r < m; ++r)
-        y[static_cast<size_t>(r) * ldy + static_cast<size_t>(n)] =
-            Dot(w, w.row_offsets[n], w.row_offsets[n + 1], x + static_cast<size_t>(r) * ldx);
-    return;
-  }
   const size_t tile_floats = static_cast<size_t>(product.w.k) * kRowTile;
-  for (int tile = 0; tile * kRowTile < m; ++tile) {
-    const int rows = std::min(kRowTile, m - tile * kRowTile);
-    float sums[kRowTile];
-    for (int n = panel0 * kPanelRows; n < row1; ++n) {
-      DotTile(w, w.row_offsets[n], w.row_offsets[n + 1], packed + static_cast<size_t>(tile) * tile_floats, sums);
-      for (int r = 0; r < rows; ++r) y[static_cast<size_t>(tile * kRowTile + r) * ldy + static_cast<size_t>(n)] = sums[r];
+  float* values = reinterpret_cast<float*>(scratch);
+  for (int panel = panel0; panel < panel1; ++panel) {
+    const int row0 = panel * kPanelRows, rows = std::min(kPanelRows, w.n - row0);
+    const int start = w.starts[panel], all = w.starts[panel + 1] - start, shared = w.shared[panel];
+    for (int line0 = 0; line0 == 0 || line0 < all; line0 += kLines) {
+      const uint8_t* lines = w.lines + static_cast<size_t>(start + line0) * kSparseLine;
+      const int count = std::min(kLines, all - line0), own = std::clamp(shared - line0, 0, count);  // lines; the first that is not shared
+      for (int i = 0; i < count; ++i)
+        kernels.f16_to_f32(reinterpret_cast<const uint16_t*>(lines + static_cast<size_t>(i) * kSparseLine + kSparseLine / 2),
+                           values + i * kPanelRows, kPanelRows);
+      for (int r0 = 0; r0 < m; r0 += kRowTile) {
+        const float* tile = packed + static_cast<size_t>(r0 / kRowTile) * tile_floats;
+        float sums[kPanelRows][kRowTile] = {};
+        for (int lane = 0; lane < rows; ++lane)
+          AddProducts(lines + 2 * lane, values + lane, kPanelRows, std::clamp(w.counts[row0 + lane] - line0, 0, own), tile, sums[lane]);
+        for (int i = own; i < count; ++i)
+          AddProducts(lines + static_cast<size_t>(i) * kSparseLine, values + i * kPanelRows, 1, kPanelRows, tile,
+                      sums[w.owners[start + line0 + i]]);
+        for (int r = 0; r < std::min(kRowTile, m - r0); ++r) {
+          float* to = y + static_cast<size_t>(r0 + r) * ldy + row0;
+          for (int lane = 0; lane < rows; ++lane) to[lane] = line0 == 0 ? sums[lane][r] : to[lane] + sums[lane][r];
+        }
+      }
     }
   }
 }

@@ -18,14 +18,18 @@ struct PanelJob {
   const Product& product;
   const QuantizedRows& quantized;
   const float* packed;  // f32 tiles of kRowTile rows, or bf16 panels
-  const float* x;       // the rows themselves and the distance between them: few rows, dense weights; else null
+  const float* x;       // the rows themselves and the distance between them: few rows of dense or sparse weights; else null
   size_t ldx;
   int m;
   uint8_t* scratch;
 
+  // Few rows of sparse weights that go with those of integers: one region for both.
+  bool Rides() const { return run.form == InputForm::kInt8Rows && x != nullptr && product.sparse.lines != nullptr; }
+
   bool AddsAtOnce() const {
+    if (run.form == InputForm::kSparse) return x != nullptr;
     const bool whole = m <= kSmallRows ? kernels.gemm_pass > 0 : run.k <= kernels.gemm_pass;
-    return run.form == InputForm::kInt8Rows && product.bias == nullptr && whole;
+    return run.form == InputForm::kInt8Rows && product.bias == nullptr && whole && !Rides();
   }
 
   // accumulate: only where AddsAtOnce.
@@ -36,8 +40,12 @@ struct PanelJob {
         kernels.affine_small(w, quantized, y, ldy, panel0, panel1, accumulate);
       else
         kernels.affine_gemm(w, quantized, y, ldy, panel0, panel1, accumulate, scratch);
+      if (Rides()) kernels.sparse_few(product.sparse, x, ldx, m, y, ldy, panel0, panel1, true);
     } else if (run.form == InputForm::kSparse) {
-      MultiplySparse(product, x, ldx, packed, m, panel0, panel1, y, ldy);
+      if (x != nullptr)
+        kernels.sparse_few(product.sparse, x, ldx, m, y, ldy, panel0, panel1, accumulate);
+      else
+        MultiplySparse(kernels, product, packed, m, panel0, panel1, y, ldy, scratch);
     } else if (x != nullptr) {
       // Panel by panel, so that the weights are read from memory once; row by row, so that a row's result does not depend on
       // how many rows share the step.
@@ -299,11 +307,22 @@ Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
     }
     if (!coverage.complete()) return Error(Code::kInternal, "The parts of weight %s do not cover all of its rows", shape.name.c_str());
   }
-  std::stable_sort(sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.stage < b.stage; });
   const auto same = [](const auto* a, const auto* b) { return a == b || (a != nullptr && b != nullptr && *a == *b); };
+  for (Source& sparse : sources) {
+    if (sparse.stage != kSparseAdds) continue;
+    for (Source& s : sources) {
+      if (s.stage != kWrites || s.run.form != InputForm::kInt8Rows || s.product.rows != nullptr || s.product.y != sparse.product.y ||
+          !same(s.run.input_scale, sparse.run.input_scale))
+        continue;
+      s.product.sparse = sparse.product.sparse;
+      sparse.run.rides = true;
+    }
+  }
+  std::stable_sort(sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.stage < b.stage; });
   const auto same_input = [&](const LinearRun& a, const LinearRun& b) {
-    return a.form == b.form && a.inner == b.inner && a.group == b.group && same(a.permutation, b.permutation) &&
-           same(a.input_scale, b.input_scale) && JoinZeroCode(a, b.zero_code).has_value();
+    const bool sparse = a.form == InputForm::kSparse;
+    return a.form == b.form && a.inner == b.inner && a.group == b.group && (!sparse || a.rides == b.rides) &&
+           same(a.permutation, b.permutation) && same(a.input_scale, b.input_scale) && JoinZeroCode(a, b.zero_code).has_value();
   };
   for (size_t begin = 0; begin < sources.size();) {
     LinearRun run = sources[begin].run;
@@ -313,6 +332,7 @@ Status Executor::PrepareLinear(const Op& op, LinearOp* linear) const {
       const LinearRun& own = sources[end].run;
       std::tie(run.zero_code, run.wide_zero_code) = *JoinZeroCode(run, own.zero_code);
       run.halves = run.halves || own.halves;
+      run.rides = run.rides || (own.form == InputForm::kInt8Rows && sources[end].product.sparse.lines != nullptr);
       zero_codes.push_back(own.zero_code);
       run.products.push_back(sources[end].product);
       run.panels += sources[end].product.panels;
@@ -334,10 +354,14 @@ Status Executor::Linear(const LinearOp& op, int rows, const Op* producer) {
     PanelTask task = {};
     task.run = &run;
     task.kernels = &kernels_;
-    if (run.form == InputForm::kInt8Rows)
+    const bool few = rows <= kSmallRows;
+    if (run.form == InputForm::kSparse && run.rides && few) continue;  // done
+    if (run.form == InputForm::kInt8Rows) {
       QuantizeInput(run, rows, &run == op.runs.data() ? producer : nullptr, op.input == InputRow::kProduced, &task.quantized, &task.wide);
-    else
+      if (run.rides && few) task.x = InputRows(run, nullptr, 0, rows, &task.ldx);
+    } else {
       PackInput(run, rows, &task.x, &task.ldx);
+    }
     task.packed = packed_rows_;
     task.scratch = scratch_.data();
     task.thread_scratch = thread_scratch_;
@@ -351,25 +375,26 @@ Status Executor::Linear(const LinearOp& op, int rows, const Op* producer) {
   return Status::Ok();
 }
 
-// Rows [begin, end) of the input in packed column order: the view itself, or a copy for weights with an order or scales of columns.
-const float* Executor::InputRows(const LinearRun& run, int begin, int end, size_t* stride) {
+// Rows [begin, end) of the input in the given order of columns, or their own: the view itself, or a copy where there is an order or
+// are scales of columns.
+const float* Executor::InputRows(const LinearRun& run, const std::vector<int32_t>* order, int begin, int end, size_t* stride) {
   if (run.inner >= 0) {
     *stride = static_cast<size_t>(inner_width_);
     return inner_.as<float>() + static_cast<size_t>(begin) * *stride + run.inner;
   }
   *stride = Stride(run.in);
-  if (run.permutation == nullptr && run.input_scale == nullptr) return Row(run.in, begin);
+  if (order == nullptr && run.input_scale == nullptr) return Row(run.in, begin);
   const size_t k = static_cast<size_t>(run.k);
   const float* scale = run.input_scale == nullptr ? nullptr : run.input_scale->data();
   *stride = k;
   for (int r = begin; r < end; ++r) {
     const float* from = Row(run.in, r);
     float* to = permuted_ + static_cast<size_t>(r) * k;
-    if (run.permutation == nullptr) {
+    if (order == nullptr) {
       for (size_t j = 0; j < k; ++j) to[j] = from[j] * scale[j];
       continue;
     }
-    const int32_t* permutation = run.permutation->data();
+    const int32_t* permutation = order->data();
     if (scale == nullptr)
       for (size_t j = 0; j < k; ++j) to[j] = from[permutation[j]];
     else
@@ -393,14 +418,14 @@ void Executor::PackInput(const LinearRun& run, int rows, const float** x, size_t
   const bool direct = rows <= kSmallRows && std::all_of(run.products.begin(), run.products.end(),
                                                         [](const Product& p) { return p.w.kind != PackedKind::kAffine; });
   if (direct) {
-    *x = InputRows(run, 0, rows, ldx);
+    *x = InputRows(run, run.permutation, 0, rows, ldx);
     return;
   }
   const bool bf16 = run.form == InputForm::kBf16Rows;
   const int tile = bf16 ? kPanelRows : kRowTile;
   ForTiles(rows, tile, [&](int begin, int end, int) {
     size_t stride;
-    const float* from = InputRows(run, begin, end, &stride);
+    const float* from = InputRows(run, run.permutation, begin, end, &stride);
     if (bf16) {
       uint16_t* out = reinterpret_cast<uint16_t*>(packed_rows_) + static_cast<size_t>(begin / kPanelRows) * Bf16PanelStride(run.k);
       kernels_.pack_rows_bf16(from, stride, end - begin, run.k, out);
@@ -442,7 +467,7 @@ void Executor::QuantizeInput(const LinearRun& run, int rows, const Op* producer,
   ForTiles(rows, q.tile, [&](int begin, int end, int worker) {
     if (producer == nullptr) {
       size_t stride;
-      const float* from = InputRows(run, begin, end, &stride);
+      const float* from = InputRows(run, run.permutation, begin, end, &stride);
       kernels_.quantize_rows(from - static_cast<size_t>(begin) * stride, stride, q, run.zero_code, begin, end);
     } else {
       for (int r = begin; r < end; ++r) {

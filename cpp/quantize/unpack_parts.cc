@@ -86,11 +86,12 @@ Result<LinearParts> UnpackParts(const char* name, int n, int k, std::span<const 
         linear.low_rank.b = UnpackDense(part.view, unpack);
         break;
       case PartKind::kSparse: {
-        const int32_t* offsets = part.sparse.row_offsets;
-        const int32_t count = offsets[n];
-        linear.sparse.row_offsets.assign(offsets, offsets + n + 1);
-        linear.sparse.columns.assign(part.sparse.columns, part.sparse.columns + count);
-        linear.sparse.values.assign(part.sparse.values, part.sparse.values + count);
+        linear.sparse.row_offsets.assign(1, 0);
+        for (int r = 0; r < n; ++r) linear.sparse.row_offsets.push_back(linear.sparse.row_offsets.back() + part.sparse.counts[r]);
+        for (const SparseWeight& w : SparseWeightsOf(part.sparse)) {
+          linear.sparse.columns.push_back(w.column);
+          linear.sparse.values.push_back(w.value);
+        }
         break;
       }
     }

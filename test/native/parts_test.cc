@@ -125,8 +125,9 @@ std::vector<float> Normal(size_t count, uint32_t seed) {
 }
 
 const PartsShape kShapes[] = {
-    {37, 96, 32, 0, true, false, false, false},  {100, 64, 64, 5, false, false, false, false}, {50, 160, 16, 0, false, true, false, true},
-    {64, 128, 128, 0, false, false, true, true}, {75, 256, 32, 9, true, true, true, true},     {700, 96, 32, 32, true, true, true, false},
+    {37, 96, 32, 0, true, false, false, false},   {100, 64, 64, 5, false, false, false, false}, {50, 160, 16, 0, false, true, false, true},
+    {64, 128, 128, 0, false, false, true, true},  {75, 256, 32, 9, true, true, true, true},     {700, 96, 32, 32, true, true, true, false},
+    {21, 3200, 16, 0, false, true, false, false},
 };
 
 }  // namespace

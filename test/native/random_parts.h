@@ -64,7 +64,7 @@ inline LinearParts RandomLinear(const PartsShape& s, uint32_t seed) {
     linear.sparse.row_offsets.push_back(0);
     for (int r = 0; r < s.n; ++r) {
       for (int c = 0; c < s.k; ++c) {
-        if (r % 7 == 3 || random() % 20 != 0) continue;  // some rows have none
+        if (r % 7 == 3 || random() % (r % 11 == 5 ? 2 : 20) != 0) continue;  // some rows have none, some half of all
         linear.sparse.columns.push_back(c);
         linear.sparse.values.push_back(RoundHalf(normal(random)));
       }

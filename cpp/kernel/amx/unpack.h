@@ -64,7 +64,7 @@ void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const
   for (int block = 0; block < pass.blocks; ++block, out += kBlockBytes) {
     if (block % pass.run == 0) {
       for (int h = 0; h < (layout.halves ? 2 : 1); ++h) {
-        const Record record = HalfOf(layout, cursor.record, h);
+        const Record record = HalfOf(layout.record_bytes, cursor.record, h);
         const Float scales = LoadScales(record, w.meta, 0);
         Store(line, scales);
         line += kPanelRows;

@@ -117,6 +117,11 @@ LOWBIT_INLINE void StoreBytes(int8_t* p, Int a) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
 }
 
+// x at the columns (u16) of kLanes lanes.
+LOWBIT_INLINE Float Gather(const float* x, const void* columns) {
+  return _mm256_i32gather_ps(x, _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(columns))), 4);
+}
+
 // Four int8 activations in every lane.
 LOWBIT_INLINE Int Broadcast4(const void* p) {
   int32_t value;

@@ -93,6 +93,11 @@ LOWBIT_INLINE Float ToFloat(Int a) { return _mm512_cvtepi32_ps(a); }
 LOWBIT_INLINE Int RoundToInt(Float a) { return _mm512_cvtps_epi32(a); }
 LOWBIT_INLINE void StoreBytes(int8_t* p, Int a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a)); }
 
+// x at the columns (u16) of kLanes lanes.
+LOWBIT_INLINE Float Gather(const float* x, const void* columns) {
+  return _mm512_i32gather_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(columns))), x, 4);
+}
+
 // Four int8 activations in every lane.
 LOWBIT_INLINE Int Broadcast4(const void* p) {
   int32_t value;

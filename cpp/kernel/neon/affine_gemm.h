@@ -47,7 +47,7 @@ void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const
   for (int block = 0; block < pass.blocks; ++block) {
     if (block % pass.run == 0) {
       for (int h = 0; h < (layout.halves ? 2 : 1); ++h) {
-        const Record record = HalfOf(layout, cursor.record, h);
+        const Record record = HalfOf(layout.record_bytes, cursor.record, h);
         for (int row0 = 0; row0 < kPanelRows; row0 += kLanes) {
           const Float scales = LoadScales(record, w.meta, row0);
           StoreLine(line, row0, scales);

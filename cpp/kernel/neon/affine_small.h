@@ -154,7 +154,7 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
           for (int r = 0; r < kPanelRows; r += kLanes)
             AddQuads<kBits, kRows, kOffsets, kHalves, 0>(sums, codes + 4 * r, r, activations, flush);
           if constexpr (kHalves) {
-            flush.record = HalfOf(layout, record, 1);
+            flush.record = HalfOf(layout.record_bytes, record, 1);
             flush.offset = offset + rows;
             flush.bias = bias + rows;
             LOWBIT_UNROLL(1)

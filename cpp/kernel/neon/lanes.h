@@ -122,6 +122,13 @@ LOWBIT_INLINE void StoreBytes(int8_t* p, Int a) {
   std::memcpy(p, &four, sizeof(four));
 }
 
+// x at the columns (u16) of kLanes lanes.
+LOWBIT_INLINE Float Gather(const float* x, const void* columns) {
+  uint16_t at[4];
+  std::memcpy(at, columns, sizeof(at));
+  return vld1q_lane_f32(x + at[3], vld1q_lane_f32(x + at[2], vld1q_lane_f32(x + at[1], vdupq_n_f32(x[at[0]]), 1), 2), 3);
+}
+
 }  // namespace
 }  // namespace lowbit
 #endif

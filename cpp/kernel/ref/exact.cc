@@ -119,4 +119,23 @@ void DenseGemv(const PackedView& w, const float* x, float* y, int panel0, int pa
   }
 }
 
+void SparseFew(const SparseView& w, const float* x, size_t ldx, int m, float* y, size_t ldy, int panel0, int panel1, bool accumulate) {
+  for (int panel = panel0; panel < panel1; ++panel) {
+    const int columns = w.n - panel * kPanelRows < kPanelRows ? w.n - panel * kPanelRows : kPanelRows;
+    const int own = w.starts[panel] + w.shared[panel];
+    for (int r = 0; r < m; ++r) {
+      const float* row = x + static_cast<size_t>(r) * ldx;
+      float sums[kPanelRows] = {};
+      for (int line = w.starts[panel]; line < w.starts[panel + 1]; ++line) {
+        uint16_t at[kPanelRows], values[kPanelRows];
+        std::memcpy(at, w.lines + static_cast<size_t>(line) * kSparseLine, sizeof(at));
+        std::memcpy(values, w.lines + static_cast<size_t>(line) * kSparseLine + sizeof(at), sizeof(values));
+        for (int i = 0; i < kPanelRows; ++i) sums[line < own ? i : w.owners[line]] += HalfToFloat(values[i]) * row[at[i]];
+      }
+      float* out = y + static_cast<size_t>(r) * ldy + static_cast<size_t>(panel) * kPanelRows;
+      for (int i = 0; i < columns; ++i) out[i] = accumulate ? out[i] + sums[i] : sums[i];
+    }
+  }
+}
+
 }  // namespace lowbit::ref

@@ -25,6 +25,7 @@ void GemmF32(const float* a, size_t a_tile_stride, size_t a_line_stride, const f
 void UnpackPanel(const PackedView& w, int panel, int k0, int kc, float* out);
 void PackRows(const float* x, size_t ldx, int rows, int k, float* out);
 void DenseGemv(const PackedView& w, const float* x, float* y, int panel0, int panel1, bool accumulate);
+void SparseFew(const SparseView& w, const float* x, size_t ldx, int m, float* y, size_t ldy, int panel0, int panel1, bool accumulate);
 
 // affine.cc
 void QuantizeRows(const float* x, size_t ldx, const QuantizedRows& q, int zero_code, int row0, int row1);

@@ -11,6 +11,7 @@ const KernelTable* RefKernels() {
       .unpack_panel = ref::UnpackPanel,
       .pack_rows = ref::PackRows,
       .dense_gemv = ref::DenseGemv,
+      .sparse_few = ref::SparseFew,
       .quantize_rows = ref::QuantizeRows,
       .affine_small = ref::AffineSmall,
       .affine_gemm = ref::AffineGemm,

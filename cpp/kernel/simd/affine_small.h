@@ -40,8 +40,9 @@ LOWBIT_INLINE Int QuadPart(const uint8_t* codes, int t, int part) {
     return Quad<kBits>(codes, t);
 }
 
-// Rows [row0, row0 + kRows) of x, panels [panel0, panel1).
-template <int kBits, int kRows, bool kOffsets, bool kHalves>
+// Rows [row0, row0 + kRows) of x, panels [panel0, panel1). kTight: groups of 16 with f16 records, where what surrounds the products of a
+// sub-block would cost more than they do if the layout were not known beforehand.
+template <int kBits, int kRows, bool kOffsets, bool kHalves, bool kTight = false>
 void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
   constexpr DotMode kMode = DotModeFor(kBits);
   constexpr int kFlushes = kHalves ? 2 : 1, kQuads = 8 / kFlushes, kVectors = kPanelRows / kLanes;
@@ -54,10 +55,11 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
   const QuantizedRows& x = args.x;
   const PanelLayout& layout = args.layout;
   const bool zero_point = layout.zero_point;
-  const MetaKind meta = w.meta;
-  const ptrdiff_t rows = x.m, quad = 4 * rows;
-  const size_t meta_bytes = layout.meta_bytes, step = layout.step;
-  const int unit_groups = layout.unit_groups, group_blocks = layout.group_blocks;
+  const MetaKind meta = kTight ? MetaKind::kF16 : w.meta;
+  const ptrdiff_t rows = kTight && kRows == 1 ? 1 : x.m, quad = 4 * rows;
+  const size_t record_bytes = kTight ? (kOffsets ? 64 : 32) : layout.record_bytes;
+  const size_t meta_bytes = kTight ? 2 * record_bytes : layout.meta_bytes, step = kTight ? 0 : layout.step;
+  const int unit_groups = kTight ? 1 : layout.unit_groups, group_blocks = kTight ? 1 : layout.group_blocks;
   const int end = panel1 * (kVectors / kWidth);
   for (int part = panel0 * (kVectors / kWidth); part < end; ++part) {
     const int panel = part / (kVectors / kWidth), lane0 = part % (kVectors / kWidth) * kLanes;
@@ -73,17 +75,17 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
     const int32_t* bias = (kHalves ? x.half_bias : x.bias) + row0;
     const uint8_t* codes = w.data + static_cast<size_t>(panel) * w.panel_bytes;
     for (int left = layout.blocks; left > 0;) {
-      Record record = UnitAt(layout, codes).record;
+      Record record = kTight ? Record{codes, nullptr} : UnitAt(layout, codes).record;
       for (size_t at = 0; at < meta_bytes; at += 64) Prefetch(codes + at);
       codes += meta_bytes;
       for (int group = unit_groups; group > 0 && left > 0; --group, record.at += step) {
-        int blocks = left < group_blocks ? left : group_blocks;
+        int blocks = kTight || left >= group_blocks ? group_blocks : left;
         left -= blocks;
         Float scales[kFlushes][kWidth];
         LOWBIT_UNROLL(2)
         for (int half = 0; half < kFlushes; ++half) {
           LOWBIT_UNROLL(2)
-          for (int v = 0; v < kWidth; ++v) scales[half][v] = LoadScales(HalfOf(layout, record, half), meta, lane0 + v * kLanes);
+          for (int v = 0; v < kWidth; ++v) scales[half][v] = LoadScales(HalfOf(record_bytes, record, half), meta, lane0 + v * kLanes);
         }
         Float dots[kRows][kWidth];  // kGroupSums: over the group, without its scale
         LOWBIT_UNROLL(8)
@@ -135,7 +137,7 @@ void SmallPanels(const SmallArgs& args, int row0, int panel0, int panel1) {
             corrections[half].Finish();
             LOWBIT_UNROLL(2)
             for (int v = 0; v < kWidth; ++v) {
-              const Float offsets = LoadOffsets(HalfOf(layout, record, half), meta, zero_point, lane0 + v * kLanes, scales[half][v]);
+              const Float offsets = LoadOffsets(HalfOf(record_bytes, record, half), meta, zero_point, lane0 + v * kLanes, scales[half][v]);
               LOWBIT_UNROLL(8)
               for (int i = 0; i < kRows; ++i) sums[i][v] = Fma(offsets, corrections[half].At(i), sums[i][v]);
             }
@@ -162,7 +164,7 @@ using SmallFunction = void (*)(const SmallArgs&, int, int, int);
 // The function for the most rows that go together, but no more than `left`; sets how many. Fewer variants where groups are halves:
 // they are for three formats of GGUF.
 template <int kBits, bool kHalves>
-LOWBIT_INLINE SmallFunction SmallForRows(int left, bool offsets, int* rows) {
+LOWBIT_INLINE SmallFunction SmallForRows(int left, bool offsets, bool tight, int* rows) {
   constexpr int kMost = kHalves ? 4 : MostRows(DotModeFor(kBits));
   if constexpr (kMost == 8) {
     if (left >= 8) {
@@ -181,26 +183,29 @@ LOWBIT_INLINE SmallFunction SmallForRows(int left, bool offsets, int* rows) {
     }
   }
   *rows = 1;
+  if constexpr (kHalves && kBits <= 4) {
+    if (tight) return offsets ? SmallPanels<kBits, 1, true, true, true> : SmallPanels<kBits, 1, false, true, true>;
+  }
   return offsets ? SmallPanels<kBits, 1, true, kHalves> : SmallPanels<kBits, 1, false, kHalves>;
 }
 
 template <int kBits = 8>
-LOWBIT_INLINE SmallFunction SmallFor(int bits, int left, bool offsets, bool halves, int* rows) {
+LOWBIT_INLINE SmallFunction SmallFor(int bits, int left, bool offsets, bool halves, bool tight, int* rows) {
   if constexpr (kBits > 1) {
-    if (bits < kBits) return SmallFor<kBits - 1>(bits, left, offsets, halves, rows);
+    if (bits < kBits) return SmallFor<kBits - 1>(bits, left, offsets, halves, tight, rows);
   }
-  return halves ? SmallForRows<kBits, true>(left, offsets, rows) : SmallForRows<kBits, false>(left, offsets, rows);
+  return halves ? SmallForRows<kBits, true>(left, offsets, tight, rows) : SmallForRows<kBits, false>(left, offsets, tight, rows);
 }
 
 // KernelTable::affine_small.
 LOWBIT_INLINE void SmallRows(const PackedView& w, const QuantizedRows& x, float* y, size_t ldy, int panel0, int panel1, bool accumulate) {
   const SmallArgs args{w, x, LayoutOf(w), y, ldy, accumulate};
-  const bool offsets = w.affine != AffineKind::kSymmetric;
+  const bool offsets = w.affine != AffineKind::kSymmetric, tight = w.meta == MetaKind::kF16 && x.m == 1;
   // groups of rows: [0, kSmallRows) in steps of at least one
   SmallFunction functions[kSmallRows];
   int row0[kSmallRows], groups = 0;
   for (int row = 0, rows; row < x.m; row += rows, ++groups) {
-    functions[groups] = SmallFor(w.bits, x.m - row, offsets, args.layout.halves, &rows);
+    functions[groups] = SmallFor(w.bits, x.m - row, offsets, args.layout.halves, tight, &rows);
     row0[groups] = row;
   }
   if (groups == 1) return functions[0](args, 0, panel0, panel1);

@@ -50,7 +50,7 @@ void UnpackPass(const PackedView& w, const PanelLayout& layout, int panel, const
     if (block == 0 || in_group == 0) {
       LOWBIT_UNROLL(2)
       for (int h = 0; h < (kHalves ? 2 : 1); ++h) {
-        const Record record = HalfOf(layout, cursor.record, h);
+        const Record record = HalfOf(layout.record_bytes, cursor.record, h);
         LOWBIT_UNROLL(2)
         for (int row0 = 0; row0 < kPanelRows; row0 += kLanes) {
           const Float scales = LoadScales(record, w.meta, row0);

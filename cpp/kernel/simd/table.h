@@ -4,6 +4,7 @@
 
 #include "kernel/kernel.h"
 #include "kernel/simd/attend.h"
+#include "kernel/simd/sparse_few.h"
 #include "kernel/simd/unpack_panel.h"
 #include "kernel/simd/vector_ops.h"
 
@@ -20,6 +21,7 @@ constexpr KernelTable TableOf(const char* name, int gemm_tile, int gemm_pass, de
       .unpack_panel = UnpackPanel,
       .pack_rows = PackRows,
       .dense_gemv = DenseGemv,
+      .sparse_few = SparseFew,
       .quantize_rows = quantize_rows,
       .affine_small = affine_small,
       .affine_gemm = affine_gemm,

@@ -44,8 +44,8 @@ struct Record {
 };
 
 // The record of columns 0-15 (half 0) or 16-31 of a sub-block where groups have 16.
-LOWBIT_INLINE Record HalfOf(const PanelLayout& layout, const Record& record, int half) {
-  return {record.at + static_cast<size_t>(half) * layout.record_bytes, record.super};
+LOWBIT_INLINE Record HalfOf(size_t record_bytes, const Record& record, int half) {
+  return {record.at + static_cast<size_t>(half) * record_bytes, record.super};
 }
 
 // Walks over the scale groups of one panel.

@@ -68,7 +68,7 @@ void UnpackAffine(const PackedView& w, const uint8_t* panel, int k0, int kc, flo
         DecodeQuads<kBits, kDecode>(lines, 0, 8, scale, second, target + row0);
       } else {
         DecodeQuads<kBits, kDecode>(lines, 0, 4, scale, second, target + row0);
-        const Record record = HalfOf(layout, cursor.record, 1);
+        const Record record = HalfOf(layout.record_bytes, cursor.record, 1);
         scale = LoadScales(record, w.meta, row0);
         second = symmetric ? Fnma(scale, zero, Zero()) : LoadOffsets(record, w.meta, negate, row0, scale);
         DecodeQuads<kBits, kDecode>(lines, 4, 8, scale, second, target + row0);
