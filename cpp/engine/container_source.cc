@@ -75,18 +75,13 @@ Result<Part> LowRankPart(const Tensors& tensors, const WeightShape& shape, const
 Result<Part> SparsePart(const Tensors& tensors, const WeightShape& shape, const PartTensors& part) {
   LOWBIT_ASSIGN_OR_RETURN(const std::span<const int32_t> offsets, tensors.Ints(part.row_offsets));
   LOWBIT_ASSIGN_OR_RETURN(const std::span<const uint8_t> values, tensors.Bytes(part.values, DType::kF16));
-  std::vector<int32_t> columns;
-  const bool narrow = tensors.all[static_cast<size_t>(part.columns)].dtype == DType::kU16;
-  LOWBIT_ASSIGN_OR_RETURN(const std::span<const uint8_t> bytes, tensors.Bytes(part.columns, narrow ? DType::kU16 : DType::kI32));
-  columns.resize(bytes.size() / (narrow ? 2 : 4));
-  if (columns.size() * 2 != values.size()) return WrongSize(shape.name.c_str(), "sparse values");
+  LOWBIT_ASSIGN_OR_RETURN(const std::span<const uint8_t> bytes, tensors.Bytes(part.columns, DType::kU16));
+  std::vector<int32_t> columns(bytes.size() / 2);
+  if (bytes.size() != values.size()) return WrongSize(shape.name.c_str(), "sparse values");
   for (size_t i = 0; i < columns.size(); ++i) {
-    uint16_t column = 0;
-    if (narrow)
-      std::memcpy(&column, bytes.data() + 2 * i, 2);
-    else
-      std::memcpy(&columns[i], bytes.data() + 4 * i, 4);
-    if (narrow) columns[i] = column;
+    uint16_t column;
+    std::memcpy(&column, bytes.data() + 2 * i, 2);
+    columns[i] = column;
   }
   return PackSparse(shape.name.c_str(), shape.n, shape.k, offsets, columns, values.data());
 }

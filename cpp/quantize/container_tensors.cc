@@ -38,8 +38,7 @@ class Writer {
     Copy(Add(part, DType::kI32, {values.size()}, values.size() * 4), values.data());
   }
 
-  void Columns(const std::vector<int32_t>& columns, int k) {
-    if (k > 65536) return Ints("columns", columns);
+  void Columns(const std::vector<int32_t>& columns) {
     StoredTensor& t = Add("columns", DType::kU16, {columns.size()}, columns.size() * 2);
     for (size_t i = 0; i < columns.size(); ++i) {
       const uint16_t column = static_cast<uint16_t>(columns[i]);
@@ -117,7 +116,7 @@ std::vector<StoredTensor> ContainerTensors(const LinearParts& linear) {
   if (!linear.sparse.columns.empty()) {
     writer.Start(PartKind::kSparse, 0, 0, AffineKind::kSymmetric, 0, 0, linear.sparse.columns.size());
     writer.Ints("row_offsets", linear.sparse.row_offsets);
-    writer.Columns(linear.sparse.columns, linear.k);
+    writer.Columns(linear.sparse.columns);
     writer.Halves("values", linear.sparse.values, {linear.sparse.values.size()});
   }
   return writer.Finish(linear.input_scale);

@@ -34,7 +34,7 @@ function partSource(tensors: PackedTensors, name: string, record: PartRecord, n:
       kind,
       count,
       rowOffsets: take('row_offsets', [n + 1], 'I32'),
-      columns: take('columns', [count], 'U16', 'I32'),
+      columns: take('columns', [count], 'U16'),
       values: take('values', [count], 'F16'),
     };
   }
