@@ -6,10 +6,12 @@
 import path from 'node:path';
 import { openCheckpoint, withAtomicDirectory } from '../checkpoint';
 import { LowbitError, invalidArgument } from '../errors';
+import { type HubOptions, type PullResult, hubOption, localModel } from '../hub';
 import { buildPlan, modelSummary } from '../models';
 import { native, runJob } from '../native';
 import { abortSignal, boolean, callback, checkOptions, integer, oneOf, pathString } from '../options';
 import { ggufTypes, type GgufType } from './gguf_types';
+import { checkOutput, checkSpace } from './preflight';
 import { directoryConversion } from './conversions/directory';
 import { ggufConversion } from './conversions/gguf';
 import { denseTypes, type Conversion, type ConvertedTensor, type ConvertTarget, type DenseType } from './conversions/conversion';
@@ -20,8 +22,10 @@ export type { ConvertedTensor, ConvertTarget } from './conversions/conversion';
 export type ConvertType = GgufType | DenseType;
 
 export interface ConvertOptions {
-  /** A Hugging Face directory, dense or quantised (GPTQ, AWQ, compressed-tensors, lowbit), or a .gguf file. */
+  /** A Hugging Face directory, dense or quantised (GPTQ, AWQ, compressed-tensors, lowbit), a .gguf file, or the name of one on a hub, `hf:owner/name`. */
   readonly model: string;
+  /** How a model named `hf:owner/name` is found and fetched. */
+  readonly hub?: HubOptions;
   /** Directory to create. Nothing appears there unless the conversion succeeds. */
   readonly output: string;
   /**
@@ -62,6 +66,8 @@ export interface ConvertReport {
   readonly tensors: readonly ConvertedTensor[];
   /** What the source had and the output has not, in words. */
   readonly dropped: readonly string[];
+  /** Where the model came from, if a hub. */
+  readonly hub?: PullResult;
   readonly bytesBefore: number;
   readonly bytesAfter: number;
 }
@@ -70,6 +76,7 @@ const targets = ['gguf', 'hf', 'gptq', 'gptq_v2', 'lowbit'] as const;
 
 const spec = {
   model: pathString,
+  hub: hubOption,
   output: pathString,
   to: oneOf(...targets),
   type: oneOf(...denseTypes, ...ggufTypes),
@@ -85,7 +92,7 @@ const spec = {
 const loadShare = 0.2;
 
 /**
- * Converts a model without calibration. Weights are read from their files one at a time: a model may be larger than memory.
+ * Converts a model without calibration. Output and free space are checked first. Weights are read from their files one at a time: a model may be larger than memory.
  *
  * @example
  * const report = await convert({ model: 'model-awq', output: 'model-gptq', to: 'gptq' });
@@ -100,10 +107,11 @@ export async function convert(options: ConvertOptions): Promise<ConvertReport> {
   if (target === undefined) throw invalidArgument('to', `one of ${targets.map((word) => `"${word}"`).join(', ')}`, undefined);
   const { signal, threads, overwrite, onProgress } = checked;
   checkTogether(target, checked.type, checked.allowDense);
-  const checkpoint = await openCheckpoint(from, { signal });
+  const { path: model, pulled } = await localModel(from, checked.hub, signal);
+  const checkpoint = await openCheckpoint(model, { signal });
   const plan = buildPlan(checkpoint);
   const output = path.resolve(to);
-  if (output === path.resolve(checkpoint.path)) throw invalidArgument('output', 'another path than that of the model', output);
+  await checkOutput({ output, overwrite: overwrite ?? false }, checkpoint, false);
   const source = { checkpoint, plan };
   const conversion: Conversion =
     target === 'gguf'
@@ -115,6 +123,7 @@ export async function convert(options: ConvertOptions): Promise<ConvertReport> {
           maxShardBytes: checked.maxShardBytes ?? 4 * 2 ** 30,
         });
 
+  await checkSpace(output, conversion.bytes + 2 ** 20); // headers and the files beside the weights
   const write = async (directory: string): Promise<ConvertReport> => {
     const { files, tensors } = checkpoint;
     const model = await runJob({ signal }, (control) =>
@@ -134,6 +143,7 @@ export async function convert(options: ConvertOptions): Promise<ConvertReport> {
         format: written.format,
         tensors: written.tensors,
         dropped: written.dropped,
+        ...(pulled !== undefined && { hub: pulled }),
         bytesBefore: modelSummary(plan, checkpoint).storedBytes,
         bytesAfter: written.bytes,
       };

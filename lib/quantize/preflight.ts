@@ -86,7 +86,7 @@ export async function prepare(given: unknown): Promise<Prepared> {
   );
   await collect(problems, () => checkOutput(options, checkpoint, journal?.installed === true));
   const needed = outputBytes(solvedBytes, dense, sideFiles) + journalBytes(solvedBytes, plan, samples);
-  await collect(problems, () => checkSpace(options, Math.max(0, needed - (journal?.bytes ?? 0))));
+  await collect(problems, () => checkSpace(options.output, Math.max(0, needed - (journal?.bytes ?? 0))));
   if (problems.length > 0 || journal === undefined) throw joinProblems(problems);
   return {
     options,
@@ -212,7 +212,12 @@ function lazyTokenizer(checkpoint: Checkpoint, plan: Plan): CalibrationTokenizer
   };
 }
 
-async function checkOutput({ output, overwrite }: ResolvedOptions, checkpoint: Checkpoint, installed: boolean): Promise<void> {
+/** installed: what is there is the finished output of the same run. @throws {LowbitError} INVALID_ARGUMENT, IO */
+export async function checkOutput(
+  { output, overwrite }: { readonly output: string; readonly overwrite: boolean },
+  checkpoint: Checkpoint,
+  installed: boolean,
+): Promise<void> {
   let names: string[];
   try {
     names = await readdir(output);
@@ -257,7 +262,8 @@ function journalBytes(solved: readonly number[], plan: Plan, samples: Calibratio
   return solved.reduce((sum, bytes) => sum + bytes, 0) + 2 * state;
 }
 
-async function checkSpace({ output }: ResolvedOptions, needed: number): Promise<void> {
+/** @throws {LowbitError} IO when the file system of the output has less room */
+export async function checkSpace(output: string, needed: number): Promise<void> {
   const free = await freeBytes(output);
   if (free !== undefined && free < needed) {
     throw new LowbitError(

@@ -2,7 +2,7 @@
 import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import { inspect, loadModel, pull, quantize } from '../../lib';
+import { convert, inspect, loadModel, pull, quantize } from '../../lib';
 import { pullModel } from '../../lib/hub';
 import { hubSettings } from '../../lib/hub/environment';
 import { parseHubName } from '../../lib/hub/name';
@@ -556,7 +556,7 @@ describe('disk', () => {
 });
 
 describe('where models are accepted', () => {
-  test('inspect, loadModel and quantize', async () => {
+  test('inspect, loadModel, quantize and convert', async () => {
     const files = Object.fromEntries(tinyCheckpoint());
     hub.repositories.set('owner/tiny', { files });
     const { options, cacheDir } = fresh();
@@ -571,6 +571,8 @@ describe('where models are accepted', () => {
     const report = await quantize({ model: 'hf:owner/tiny', output, method: 'rtn', groupSize: 32, hub: options });
     expect(report.model).toMatchObject({ name: 'hf:owner/tiny', commit });
     expect(readFileSync(path.join(output, 'config.json'), 'utf8')).toContain('quantization_config');
+    const converted = await convert({ model: 'hf:owner/tiny', output: path.join(scratch, 'converted'), to: 'gguf', hub: options });
+    expect(converted).toMatchObject({ hub: { commit, repo: 'owner/tiny' }, output: path.join(scratch, 'converted', 'model.gguf') });
   });
 
   test('a model that a Python tool put into the cache', async () => {

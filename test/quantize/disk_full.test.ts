@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync, statfsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { quantize } from '../../lib';
+import { convert, quantize } from '../../lib';
 import { errorOf, temporaryDirectory } from '../checkpoint/support';
 import { writeTinyCheckpoint } from '../checkpoint/tiny';
 
@@ -44,6 +44,8 @@ check(
     writeFileSync(path.join(disk, 'filler'), Buffer.alloc(3500 * 1024));
     const error = await errorOf(() => quantize({ model, output: path.join(disk, 'second'), method: 'rtn', bits: 4, groupSize: 32 }));
     expect(error.code).toBe('IO');
+    const converted = await errorOf(() => convert({ model, output: path.join(disk, 'second'), to: 'gguf', type: 'F32' }));
+    expect(converted).toMatchObject({ code: 'IO', message: expect.stringContaining('Not enough room') as string });
     expect(readdirSync(disk).sort()).toEqual(['filler', 'out']);
   },
 );

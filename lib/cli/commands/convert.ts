@@ -3,10 +3,10 @@ import { type Command, Option } from 'commander';
 import { convert, type ConvertOptions } from '../../index';
 import type { Io } from '../io';
 import { defined, parseNumber, toSnakeCase } from '../parse';
-import { examples } from '../runtime';
+import { addHubOptions, examples, hubOptions, type HubFlags } from '../runtime';
 import { formatBytes } from '../../units';
 
-interface Flags {
+interface Flags extends HubFlags {
   readonly to: string;
   readonly type?: string;
   readonly allowDense?: boolean;
@@ -17,11 +17,11 @@ interface Flags {
 }
 
 export function convertCommand(command: Command, io: () => Io): void {
-  command
+  addHubOptions(command)
     .description(
       'Move a model to another format without calibration: codes that the format holds are carried over bit for bit, what is rounded or lost is listed',
     )
-    .argument('<model>', 'model directory, dense or quantised (GPTQ, AWQ, compressed-tensors, lowbit), or .gguf file')
+    .argument('<model>', 'model directory, dense or quantised (GPTQ, AWQ, compressed-tensors, lowbit), .gguf file or hf:owner/name')
     .argument('<output>', 'directory to create')
     .addOption(
       new Option(
@@ -44,22 +44,38 @@ export function convertCommand(command: Command, io: () => Io): void {
       examples(
         'lowbit convert ./model ./model-gguf --type Q8_0',
         'lowbit convert ./model-awq ./model-gptq --to gptq',
+        'lowbit convert hf:owner/name ./model-lowbit --to lowbit',
         'lowbit convert ./model.gguf ./model-hf --to hf --type F16 --json',
       ),
     )
-    .action((model: string, output: string, flags: Flags) => run(io(), model, output, flags));
+    .action((model: string, output: string, flags: Flags) => run(io(), model, output, flags, flags));
 }
 
-async function run(io: Io, model: string, output: string, { json: _json, ...flags }: Flags): Promise<void> {
+async function run(
+  io: Io,
+  model: string,
+  output: string,
+  { json: _json, offline: _offline, ...flags }: Flags,
+  named: HubFlags,
+): Promise<void> {
+  const hub = hubOptions(io, named);
   const progress = io.progress('convert');
   const options = {
     model,
     output,
     ...defined(flags as unknown as Record<string, unknown>),
+    hub: hub.options,
     signal: io.signal,
-    onProgress: (fraction) => progress.update(fraction, 'convert'),
+    onProgress: (fraction) => {
+      hub.end();
+      progress.update(fraction, 'convert');
+    },
   } as ConvertOptions; // convert() checks every value
-  const report = await convert(options).finally(() => progress.end());
+  const report = await convert(options).finally(() => {
+    hub.end();
+    progress.end();
+  });
+  hub.note(report.hub);
   const rounded = report.tensors.filter(({ exact }) => !exact);
   const groups = new Map<string, { count: number; error: number }>();
   for (const { from, to, error } of rounded) {

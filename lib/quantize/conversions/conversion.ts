@@ -47,6 +47,8 @@ export interface Written {
 
 /** A conversion that was found possible as far as headers tell. */
 export interface Conversion {
+  /** About what the output takes. */
+  readonly bytes: number;
   write(run: ConversionRun): Promise<Written>;
 }
 

@@ -10,7 +10,7 @@ import { readGgufKeys } from '../../checkpoint/gguf';
 import type { Checkpoint, TensorEntry } from '../../checkpoint/types';
 import { LowbitError } from '../../errors';
 import type { Plan, Weight } from '../../graph/plan';
-import { buildPlan } from '../../models';
+import { buildPlan, modelSummary } from '../../models';
 import { native, runJob, throwIfAborted, type StoredTensor } from '../../native';
 import { findSideFiles, writeSideFiles } from '../sidefiles';
 import { hfVector, readTensor, type DenseTensor } from '../write';
@@ -51,7 +51,10 @@ export async function directoryConversion(source: ConversionSource, options: Dir
     );
   }
   const sideFiles = await findSideFiles(checkpoint);
+  // What becomes of codes is known when they have been read; carried over, they take as much as before.
+  const whole = target === 'hf' ? denseTensors(source, undefined, denseTypesOf(source, options.type), new Set()) : undefined;
   return {
+    bytes: whole?.reduce((sum, { bytes }) => sum + bytes, 0) ?? modelSummary(plan, checkpoint).storedBytes,
     async write(run) {
       const carried =
         target === 'hf' ? undefined : await carriedWeights({ ...run, onProgress: (f) => run.onProgress(carryShare * f) }, options);

@@ -27,6 +27,7 @@ export async function ggufConversion({ checkpoint, plan }: ConversionSource, typ
   const dense = ggufTensors(checkpoint, plan, typesOf(checkpoint, plan, type));
   const keys = await ggufKeys(checkpoint, plan, fileType(dense, type));
   return {
+    bytes: dense.reduce((sum, { bytes }) => sum + bytes, 0),
     async write(run) {
       const writer = await GgufWriter.create(path.join(run.directory, ggufFileName), keys, dense);
       try {
