@@ -97,6 +97,7 @@ CpuFeatures Detect() {
   f.avx512_vnni = f.avx512 && (seven.c >> 11 & 1);
   const bool tiles = (state & 0x60000) == 0x60000;  // tile configuration and tile data
   f.amx_int8 = tiles && f.avx512_vnni && (seven.d >> 24 & 1) && (seven.d >> 25 & 1) && RequestTileData();
+  f.amx_bf16 = f.amx_int8 && (seven.d >> 22 & 1);
   const uint32_t max_sub = seven.a;
   if (max_sub >= 1) {
     const Registers sub = Cpuid(7, 1);

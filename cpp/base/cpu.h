@@ -16,6 +16,7 @@ struct CpuFeatures {
   bool avx512_vnni = false;  // vpdpbusd zmm
   bool avx512_bf16 = false;  // vdpbf16ps zmm
   bool avx_vnni = false;     // vpdpbusd ymm without AVX-512
+  bool amx_bf16 = false;     // as amx_int8, and tdpbf16ps
   bool amx_int8 = false;     // tiles and tdpbusd, and Linux has given this process the tile state
   bool arm_dotprod = false;  // sdot, udot
   bool arm_i8mm = false;     // smmla, usdot

@@ -21,8 +21,10 @@ const KernelTable* AmxKernels() {
   }();
   return &kTable;
 }
+void AddAmxBf16(KernelTable* table) { table->gemm_bf16 = amx::GemmBf16; }
 #else
 const KernelTable* AmxKernels() { return nullptr; }
+void AddAmxBf16(KernelTable*) {}
 #endif
 
 }  // namespace lowbit

@@ -28,6 +28,27 @@ namespace {
 
 constexpr const char* kNotBuilt = "not compiled into this binary";
 
+// A copy of the table with the bf16 products added, where this processor has them.
+KernelTable WithBf16(const KernelTable* table) {
+  KernelTable with = *table;
+  if (Cpu().avx512_bf16) AddAvx512Bf16(&with);
+  return with;
+}
+
+const KernelTable* Avx512Table() {
+  static const KernelTable table = WithBf16(Avx512Kernels());
+  return &table;
+}
+
+const KernelTable* AmxTable() {
+  static const KernelTable table = [] {
+    KernelTable with = WithBf16(AmxKernels());
+    if (Cpu().avx512_bf16 && Cpu().amx_bf16) AddAmxBf16(&with);
+    return with;
+  }();
+  return &table;
+}
+
 // Why a table cannot run here; empty when it can.
 std::string Reason(Isa isa) {
   const CpuFeatures& cpu = Cpu();
@@ -35,9 +56,8 @@ std::string Reason(Isa isa) {
     case Isa::kAmx: {
       if (AmxKernels() == nullptr) return kNotBuilt;
       if (!cpu.amx_int8) return "this processor or operating system does not offer AMX-INT8 tiles and AVX-512 VNNI";
-      // never run on a real processor by the developers, only in emulation
-      static const bool right = GemmIsRight(*AmxKernels());
-      if (!right) return "its products, tested in emulation only, came out wrong on this processor";
+      static const bool right = GemmIsRight(*AmxKernels()) && (AmxTable()->gemm_bf16 == nullptr || Bf16GemmIsRight(*AmxTable()));
+      if (!right) return "its products came out wrong on this processor";
       return "";
     }
     case Isa::kAvx512:
@@ -66,23 +86,6 @@ std::string Reason(Isa isa) {
       return "";
   }
   return "";
-}
-
-// A copy of the table with the bf16 products added, where this processor has them.
-KernelTable WithBf16(const KernelTable* table) {
-  KernelTable with = *table;
-  if (Cpu().avx512_bf16) AddAvx512Bf16(&with);
-  return with;
-}
-
-const KernelTable* Avx512Table() {
-  static const KernelTable table = WithBf16(Avx512Kernels());
-  return &table;
-}
-
-const KernelTable* AmxTable() {
-  static const KernelTable table = WithBf16(AmxKernels());
-  return &table;
 }
 
 const KernelTable* Table(Isa isa) {

@@ -135,6 +135,8 @@ const KernelTable* NeonKernels();      // null where not compiled in
 const KernelTable* NeonI8mmKernels();  // null where not compiled in
 // Fills the bf16 products of a copy of the AVX-512 table; leaves them null where not compiled in.
 void AddAvx512Bf16(KernelTable* table);
+// Of those the product on the tiles of AMX-BF16; nothing where not compiled in.
+void AddAmxBf16(KernelTable* table);
 
 // Columns per activation scale for a weight format: 32 for group_size 16 and 32, otherwise 32 too unless the weight group
 // is larger and accuracy allows (kernel/chooser.cc says why).

@@ -93,4 +93,29 @@ bool GemmIsRight(const KernelTable& table) {
   return true;
 }
 
+bool Bf16GemmIsRight(const KernelTable& table) {
+  constexpr int kRows = 2 * kPanelRows + 3, kPairs = 150, kPanels = 3;  // both operands have as many rows
+  constexpr size_t kStride = size_t(kPairs) * 2 * kPanelRows;
+  const auto value = [](int row, int column) { return (row * 13 + column * 5 + row * column) % 17 - 8; };
+  std::vector<uint16_t> panels(kPanels * kStride);
+  for (int row = 0; row < kRows; ++row)
+    for (int column = 0; column < 2 * kPairs; ++column) {
+      const float number = static_cast<float>(value(row, column));
+      uint32_t bits;
+      std::memcpy(&bits, &number, sizeof(bits));
+      const size_t line = static_cast<size_t>(column / 2) * 2 * kPanelRows;
+      panels[static_cast<size_t>(row / kPanelRows) * kStride + line + static_cast<size_t>(row % kPanelRows * 2 + column % 2)] =
+          static_cast<uint16_t>(bits >> 16);
+    }
+  std::vector<float> c(size_t(kRows) * kRows, 1.0f);
+  table.gemm_bf16(panels.data(), kStride, panels.data(), kStride, kRows, kRows, kPairs, c.data(), kRows, true);
+  for (int i = 0; i < kRows; ++i)
+    for (int j = 0; j < kRows; ++j) {
+      int expected = 1;  // below 2^15: exact in any order
+      for (int column = 0; column < 2 * kPairs; ++column) expected += value(i, column) * value(j, column);
+      if (!(c[static_cast<size_t>(i) * kRows + static_cast<size_t>(j)] == static_cast<float>(expected))) return false;
+    }
+  return true;
+}
+
 }  // namespace lowbit

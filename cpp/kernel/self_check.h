@@ -1,5 +1,5 @@
-// kernel/self_check: for kernels whose instructions no machine of the developers has. Where they are met for the first time, on a
-// user's machine, one small product is compared with the portable kernels before the table may be chosen.
+// kernel/self_check: for kernels whose instructions few machines of the developers have. Where they are met, on a user's machine, small
+// products are compared with the exact ones before the table may be chosen.
 #pragma once
 
 #include "kernel/kernel.h"
@@ -10,5 +10,7 @@ namespace lowbit {
 // groups. Allocates kGemmScratchBytes and little more for its duration. Runs the instructions of the table: ask
 // for the processor's features first.
 bool GemmIsRight(const KernelTable& table);
+// The same for gemm_bf16, over several blocks of columns and rows and columns that fill no block.
+bool Bf16GemmIsRight(const KernelTable& table);
 
 }  // namespace lowbit

@@ -1,9 +1,10 @@
-// test/native: compiles kernel/amx/affine_gemm.cc over the emulated tiles. This file is compiled for AVX-512 (CMakeLists.txt), so it
+// test/native: compiles the products of kernel/amx over the emulated tiles. This file is compiled for AVX-512 (CMakeLists.txt), so it
 // includes no std:: header and nothing here may run on other processors but the accessors.
 #define LOWBIT_AMX_EMULATION "amx_emulation.h"
 #include "amx_emulated.h"
 
 #include "kernel/amx/affine_gemm.cc"
+#include "kernel/amx/gemm_bf16.cc"
 
 namespace lowbit_test {
 
@@ -27,6 +28,11 @@ const KernelTable* EmulatedAmxKernels() {
   table.gemm_tile = amx::kGemmTile;
   table.affine_gemm = amx::AffineGemm;
   return &table;
+}
+
+void EmulateAmxBf16(KernelTable* table) {
+  table->name = "amx (emulated)";
+  table->gemm_bf16 = amx::GemmBf16;
 }
 
 bool EmulationIsRight() {
@@ -66,6 +72,7 @@ bool EmulationIsRight() {
 }
 #else
 const lowbit::KernelTable* EmulatedAmxKernels() { return nullptr; }
+void EmulateAmxBf16(lowbit::KernelTable*) {}
 bool EmulationIsRight() { return true; }
 #endif
 

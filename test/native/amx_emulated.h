@@ -8,6 +8,9 @@ namespace lowbit_test {
 // AVX-512's table with kernel/amx/affine_gemm.cc, compiled over test/native/amx_emulation.h; null where that cannot be compiled.
 const lowbit::KernelTable* EmulatedAmxKernels();
 
+// The bf16 product of kernel/amx likewise, for a table that has those of AVX-512.
+void EmulateAmxBf16(lowbit::KernelTable* table);
+
 // Uses that a processor would refuse: shapes that do not fit, tiles without configuration. Of all threads.
 int& TileFaults();
 // Whether the last call left tiles configured.

@@ -1,7 +1,7 @@
 // test/native: the tile instructions of kernel/amx/tiles.h on plain arrays, after the operation sections of the Intel SDM (volume 2:
-// LDTILECFG, TILEZERO, TILELOADD, TILESTORED, TDPBSSD, TILERELEASE). Stricter than a processor: what would raise #UD or #GP is
+// LDTILECFG, TILEZERO, TILELOADD, TILESTORED, TDPBSSD, TDPBF16PS, TILERELEASE). Stricter than a processor: what would raise #UD or #GP is
 // counted, tiles hold rubbish after configuration instead of zero, and the bytes a smaller tile does not have cannot be read.
-// Included into kernel/amx/affine_gemm.cc by test/native/amx_emulated.cc.
+// Included into the products of kernel/amx by test/native/amx_emulated.cc.
 #pragma once
 
 #include "amx_emulated.h"
@@ -96,6 +96,33 @@ void DotTiles() {
         for (int i = 0; i < 4; ++i) dot += static_cast<int8_t>(left.bytes[m][4 * k + i]) * static_cast<int8_t>(right.bytes[k][4 * n + i]);
         std::memcpy(sum.bytes[m] + 4 * n, &dot, sizeof(dot));
       }
+    }
+  }
+}
+
+// Denormals are zero and results are rounded to nearest, as vdpbf16ps has it; the emulation need not tell products from sums of them.
+template <int kSum, int kLeft, int kRight>
+void DotTilesBf16() {
+  EmulatedTile& sum = Used(kSum);
+  const EmulatedTile &left = Used(kLeft), &right = Used(kRight);
+  if (kSum == kLeft || kSum == kRight || kLeft == kRight) Fault();
+  if (sum.rows != left.rows || sum.row_bytes != right.row_bytes || left.row_bytes != 4 * right.rows) Fault();
+  if (sum.row_bytes % 4 != 0 || left.row_bytes % 4 != 0) Fault();
+  const auto value = [](const uint8_t* p) {
+    uint32_t bits = (static_cast<uint32_t>(p[0]) | static_cast<uint32_t>(p[1]) << 8) << 16;
+    if ((bits & 0x7f800000u) == 0) bits &= 0x80000000u;
+    float f;
+    std::memcpy(&f, &bits, sizeof(f));
+    return f;
+  };
+  for (int m = 0; m < sum.rows; ++m) {
+    for (int n = 0; n < sum.row_bytes / 4; ++n) {
+      float dots[2] = {0, 0}, all;
+      for (int k = 0; k < left.row_bytes / 4; ++k)
+        for (int i = 0; i < 2; ++i) dots[i] += value(left.bytes[m] + 4 * k + 2 * i) * value(right.bytes[k] + 4 * n + 2 * i);
+      std::memcpy(&all, sum.bytes[m] + 4 * n, sizeof(all));
+      all += dots[0] + dots[1];
+      std::memcpy(sum.bytes[m] + 4 * n, &all, sizeof(all));
     }
   }
 }

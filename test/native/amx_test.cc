@@ -1,6 +1,9 @@
 // test/native: kernel/amx in emulation. The products themselves are in simd_kernel_test.cc, which runs the emulated table beside the
 // others; here: that the emulation is strict, that no tile was misused, and that kernel/self_check tells right from wrong.
+#include <cmath>
+
 #include "amx_emulated.h"
+#include "base/half.h"
 #include "kernel/self_check.h"
 #include "kernel_tables.h"
 
@@ -23,6 +26,28 @@ void NotANumber(const PackedView& w, const QuantizedRows& x, float* y, size_t ld
   g_base->affine_gemm(w, x, y, ldy, panel0, panel1, accumulate, scratch);
   y[0] = std::nanf("");
 }
+// Right but for the last element.
+void ProductsBf16(const uint16_t* a, size_t a_stride, const uint16_t* b, size_t b_stride, int m, int n, int pairs, float* c, size_t ldc,
+                  float wrong) {
+  const auto value = [](const uint16_t* p, size_t stride, int row, int s) {
+    const size_t at = static_cast<size_t>(row / 16) * stride + static_cast<size_t>(s / 2 * 32 + row % 16 * 2 + s % 2);
+    return Bfloat16ToFloat(p[at]);
+  };
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j)
+      for (int s = 0; s < 2 * pairs; ++s)
+        c[static_cast<size_t>(i) * ldc + static_cast<size_t>(j)] += value(a, a_stride, i, s) * value(b, b_stride, j, s);
+  c[static_cast<size_t>(m - 1) * ldc + static_cast<size_t>(n - 1)] += wrong;
+}
+void SlightlyWrongBf16(const uint16_t* a, size_t a_stride, const uint16_t* b, size_t b_stride, int m, int n, int pairs, float* c,
+                       size_t ldc, bool) {
+  ProductsBf16(a, a_stride, b, b_stride, m, n, pairs, c, ldc, 0.25f);
+}
+void NotANumberBf16(const uint16_t* a, size_t a_stride, const uint16_t* b, size_t b_stride, int m, int n, int pairs, float* c, size_t ldc,
+                    bool) {
+  ProductsBf16(a, a_stride, b, b_stride, m, n, pairs, c, ldc, std::nanf(""));
+}
+void NothingBf16(const uint16_t*, size_t, const uint16_t*, size_t, int, int, int, float*, size_t, bool) {}
 void Nothing(const PackedView&, const QuantizedRows&, float*, size_t, int, int, bool, uint8_t*) {}
 
 }  // namespace
@@ -41,7 +66,10 @@ LOWBIT_TEST(amx_uses_tiles_as_allowed) {
 }
 
 LOWBIT_TEST(self_check_accepts_every_table) {
-  for (const KernelTable* t : Tables()) EXPECT(GemmIsRight(*t));
+  for (const KernelTable* t : Tables()) {
+    EXPECT(GemmIsRight(*t));
+    if (t->gemm_bf16 != nullptr) EXPECT(Bf16GemmIsRight(*t));
+  }
 }
 
 LOWBIT_TEST(self_check_finds_wrong_products) {
@@ -50,5 +78,10 @@ LOWBIT_TEST(self_check_finds_wrong_products) {
     KernelTable table = *g_base;
     table.affine_gemm = wrong;
     EXPECT(!GemmIsRight(table));
+  }
+  KernelTable table = *g_base;
+  for (const auto wrong : {SlightlyWrongBf16, NotANumberBf16, NothingBf16}) {
+    table.gemm_bf16 = wrong;
+    EXPECT(!Bf16GemmIsRight(table));
   }
 }

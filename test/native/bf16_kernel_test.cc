@@ -27,6 +27,12 @@ std::vector<const KernelTable*> Bf16Tables() {
     EXPECT(table.ok());
     if (table.ok() && table.value()->gemm_bf16 != nullptr) tables.push_back(table.value());
   }
+  static KernelTable emulated;
+  if (HasEmulatedAmx() && Cpu().avx512_bf16) {
+    emulated = *ChooseKernels("avx512").value();
+    EmulateAmxBf16(&emulated);
+    tables.push_back(&emulated);
+  }
   return tables;
 }
 
@@ -91,6 +97,17 @@ LOWBIT_TEST(Bf16GemmMatchesDouble) {
     }
     CheckGemm(*t, random, 3, 5, 0, false, true);  // no columns: zero
   }
+}
+
+LOWBIT_TEST(amx_uses_tiles_of_bf16_as_allowed) {
+  if (!HasEmulatedAmx() || !Cpu().avx512_bf16) return;
+  TileFaults() = 0;
+  std::mt19937 random(3);
+  KernelTable emulated = *ChooseKernels("avx512").value();
+  EmulateAmxBf16(&emulated);
+  for (const int m : {1, 16, 33, 70}) CheckGemm(emulated, random, m, 101 - m, 300 + m, m % 2 == 0, false);
+  EXPECT(TileFaults() == 0);
+  EXPECT(!TilesInUse());  // given back
 }
 
 LOWBIT_TEST(Bf16GemmRowsDoNotDependOnTheirNeighbours) {

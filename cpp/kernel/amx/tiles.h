@@ -1,7 +1,7 @@
-// kernel/amx: the tile instructions that affine_gemm.cc uses, by name. Tile numbers are immediates, hence template parameters.
+// kernel/amx: the tile instructions that the products of this room use, by name. Tile numbers are immediates, hence template parameters.
 // LOWBIT_AMX is defined when this file is compiled for the instruction set; otherwise the room compiles to nothing.
 // A test defines LOWBIT_AMX_EMULATION as the name of a header with the same functions on plain arrays, and then compiles the very
-// same affine_gemm.cc: no machine of the developers has these instructions.
+// same products: few machines have these instructions, and none of them refuses as much.
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && \
@@ -64,6 +64,13 @@ LOWBIT_INLINE void StoreTile(void* to, size_t stride) {
 template <int kSum, int kLeft, int kRight>
 LOWBIT_INLINE void DotTiles() {
   asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+}
+
+// kSum[r][c] += sum over g of kLeft[r][2g] kRight[g][2c] and of kLeft[r][2g+1] kRight[g][2c+1], bf16 with f32 sums, each of the two
+// in order and then together; denormals count as zero.
+template <int kSum, int kLeft, int kRight>
+LOWBIT_INLINE void DotTilesBf16() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
 }
 
 }  // namespace
