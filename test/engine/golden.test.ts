@@ -50,13 +50,15 @@ describe.each(cases)('%s', (directory, change) => {
     expect(worst).toBeLessThanOrEqual(1e-3);
   });
 
-  // int8 activations: only clear decisions must agree.
+  // int8 activations, or bf16 where the processor multiplies those: only clear decisions must agree. Behind a router that had to choose between
+  // experts with nearly the same score, rounding may have chosen the other one, and random experts have nothing in common.
+  const routed = /moe|mixtral|deepseek/.test(directory);
   test.each([tokens.length, 5, 1])('fast path, %d tokens a step', async (batch) => {
     const actual = await withModel(await specOf(directory, 'fast', change), (model) =>
       withContext(model, tokens.length, 'f16', (context) => logitsOf(context, tokens, vocabSize, batch)),
     );
     const { wrong, checked } = topMismatches(actual, logits, vocabSize, 0.2);
     expect(checked).toBeGreaterThan(tokens.length / 4);
-    expect(wrong).toBe(0);
+    expect(wrong).toBeLessThanOrEqual(routed ? checked / 20 : 0);
   });
 });
