@@ -152,7 +152,7 @@ const table = Object.fromEntries(
 const sizes = {
   '54.5MB': [[3, 64, 3, 128], [3, 128, 3, 32], [3, 128, 3, 128]], // prettier-ignore
   '60MB': [[3, 64, 4, 32], [3, 32, 3, 32], [3, 128, 4, 32]], // prettier-ignore
-  '76.5MB': [[4, 64, 5, 32], [4, 32, 4, 32], [4, 128, 5, 64]], // prettier-ignore
+  '76.5MB': [[4, 64, 5, 64], [4, 32, 4, 32], [4, 128, 5, 64]], // prettier-ignore
 };
 const sized = (targetSize, allocation, dynamic) => (output) => {
   const options = { allocation, ...(dynamic && { dynamic }), calibration: { file: calibration }, report: 'none' };
