@@ -81,13 +81,18 @@ void StoreTile(void* to, size_t stride) {
     std::memcpy(static_cast<uint8_t*>(to) + static_cast<size_t>(r) * stride, tile.bytes[r], static_cast<size_t>(tile.row_bytes));
 }
 
+// Three tiles whose shapes fit, in dwords.
+void CheckProduct(const EmulatedTile& sum, const EmulatedTile& left, const EmulatedTile& right) {
+  if (&sum == &left || &sum == &right || &left == &right) Fault();
+  if (sum.rows != left.rows || sum.row_bytes != right.row_bytes || left.row_bytes != 4 * right.rows) Fault();
+  if (sum.row_bytes % 4 != 0 || left.row_bytes % 4 != 0) Fault();
+}
+
 template <int kSum, int kLeft, int kRight>
 void DotTiles() {
   EmulatedTile& sum = Used(kSum);
   const EmulatedTile &left = Used(kLeft), &right = Used(kRight);
-  if (kSum == kLeft || kSum == kRight || kLeft == kRight) Fault();
-  if (sum.rows != left.rows || sum.row_bytes != right.row_bytes || left.row_bytes != 4 * right.rows) Fault();
-  if (sum.row_bytes % 4 != 0 || left.row_bytes % 4 != 0) Fault();
+  CheckProduct(sum, left, right);
   for (int m = 0; m < sum.rows; ++m) {
     for (int k = 0; k < left.row_bytes / 4; ++k) {
       for (int n = 0; n < sum.row_bytes / 4; ++n) {
@@ -100,14 +105,12 @@ void DotTiles() {
   }
 }
 
-// Denormals are zero and results are rounded to nearest, as vdpbf16ps has it; the emulation need not tell products from sums of them.
+// Denormal operands are zero, sums are rounded to nearest (denormal sums stay, where the processor has zero).
 template <int kSum, int kLeft, int kRight>
 void DotTilesBf16() {
   EmulatedTile& sum = Used(kSum);
   const EmulatedTile &left = Used(kLeft), &right = Used(kRight);
-  if (kSum == kLeft || kSum == kRight || kLeft == kRight) Fault();
-  if (sum.rows != left.rows || sum.row_bytes != right.row_bytes || left.row_bytes != 4 * right.rows) Fault();
-  if (sum.row_bytes % 4 != 0 || left.row_bytes % 4 != 0) Fault();
+  CheckProduct(sum, left, right);
   const auto value = [](const uint8_t* p) {
     uint32_t bits = (static_cast<uint32_t>(p[0]) | static_cast<uint32_t>(p[1]) << 8) << 16;
     if ((bits & 0x7f800000u) == 0) bits &= 0x80000000u;

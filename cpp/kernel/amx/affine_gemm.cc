@@ -20,6 +20,7 @@
 
 #ifdef LOWBIT_AMX
 #include "kernel/amx/internal.h"
+#include "kernel/amx/transpose.h"
 #include "kernel/amx/unpack.h"
 
 namespace lowbit {
@@ -84,36 +85,14 @@ LOWBIT_INLINE void AddOffsets(Float (&sums)[kPanelRows], const float* line, Floa
 
 // y[activation row][weight row] (+)= sums[line][activation row].
 LOWBIT_INLINE void StoreSums(const TileArgs& args, const Float (&sums)[kPanelRows]) {
-  Float pairs[16], quads[16], out[16];
-  LOWBIT_UNROLL(8)
-  for (int i = 0; i < 8; ++i) {
-    const Float even = sums[LineOfRow(2 * i)], odd = sums[LineOfRow(2 * i + 1)];
-    pairs[2 * i] = _mm512_unpacklo_ps(even, odd);
-    pairs[2 * i + 1] = _mm512_unpackhi_ps(even, odd);
-  }
-  LOWBIT_UNROLL(4)
-  for (int g = 0; g < 4; ++g) {
-    const __m512d low[2] = {_mm512_castps_pd(pairs[4 * g]), _mm512_castps_pd(pairs[4 * g + 2])};
-    const __m512d high[2] = {_mm512_castps_pd(pairs[4 * g + 1]), _mm512_castps_pd(pairs[4 * g + 3])};
-    quads[4 * g] = _mm512_castpd_ps(_mm512_unpacklo_pd(low[0], low[1]));
-    quads[4 * g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low[0], low[1]));
-    quads[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high[0], high[1]));
-    quads[4 * g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high[0], high[1]));
-  }
-  LOWBIT_UNROLL(4)
-  for (int j = 0; j < 4; ++j) {  // 128-bit part c of quads[4 g + j]: activation row 4 c + j of weight rows 4 g..
-    const Float even_low = _mm512_shuffle_f32x4(quads[j], quads[4 + j], 0x88);
-    const Float odd_low = _mm512_shuffle_f32x4(quads[j], quads[4 + j], 0xdd);
-    const Float even_high = _mm512_shuffle_f32x4(quads[8 + j], quads[12 + j], 0x88);
-    const Float odd_high = _mm512_shuffle_f32x4(quads[8 + j], quads[12 + j], 0xdd);
-    out[j] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
-    out[4 + j] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
-    out[8 + j] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
-    out[12 + j] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
-  }
+  __m512i lines[16];
+  LOWBIT_UNROLL(16)
+  for (int r = 0; r < kPanelRows; ++r) lines[r] = _mm512_castps_si512(sums[LineOfRow(r)]);
+  Transpose16(lines);
   for (int i = 0; i < args.rows; ++i) {
     float* y = args.y + static_cast<size_t>(i) * args.ldy;
-    _mm512_mask_storeu_ps(y, args.columns, args.add ? Add(out[i], _mm512_maskz_loadu_ps(args.columns, y)) : out[i]);
+    const Float sum = _mm512_castsi512_ps(lines[i]);
+    _mm512_mask_storeu_ps(y, args.columns, args.add ? Add(sum, _mm512_maskz_loadu_ps(args.columns, y)) : sum);
   }
 }
 
