@@ -153,18 +153,21 @@ LOWBIT_TEST(PartsOfALinearAddUp) {
 
 // The bits of a row do not depend on threads nor, up to sixteen rows, on its company.
 LOWBIT_TEST(PartsOfALinearAreReproducible) {
-  const auto kernels = ChooseKernels("");
-  for (const PartsShape& s : kShapes) {
-    const LinearParts linears[2] = {RandomLinear(s, 11), RandomLinear(s, 12)};
-    const int rows = 32;
-    const std::vector<float> bias = Normal(static_cast<size_t>(s.n), 1), x = Normal(static_cast<size_t>(rows * s.k), 2),
-                             y0 = Normal(static_cast<size_t>(rows * 2 * s.n), 3);
-    for (const bool fast : {false, true}) {
-      const auto expected = Run(linears, bias, x, y0, rows, 1, *kernels.value(), 1, fast);
-      if (fast) EXPECT(Run(linears, bias, x, y0, rows, 16, *kernels.value(), 3, fast) == expected);
-      EXPECT(Run(linears, bias, x, y0, rows, 1, *kernels.value(), 4, fast) == expected);
-      EXPECT(Run(linears, bias, x, y0, rows, 32, *kernels.value(), 4, fast) ==
-             Run(linears, bias, x, y0, rows, 32, *kernels.value(), 1, fast));
+  for (const KernelCandidate& candidate : KernelCandidates()) {
+    if (!candidate.usable) continue;
+    const auto kernels = ChooseKernels(IsaName(candidate.isa));
+    for (const PartsShape& s : kShapes) {
+      const LinearParts linears[2] = {RandomLinear(s, 11), RandomLinear(s, 12)};
+      const int rows = 32;
+      const std::vector<float> bias = Normal(static_cast<size_t>(s.n), 1), x = Normal(static_cast<size_t>(rows * s.k), 2),
+                               y0 = Normal(static_cast<size_t>(rows * 2 * s.n), 3);
+      for (const bool fast : {false, true}) {
+        const auto expected = Run(linears, bias, x, y0, rows, 1, *kernels.value(), 1, fast);
+        if (fast) EXPECT(Run(linears, bias, x, y0, rows, 16, *kernels.value(), 3, fast) == expected);
+        EXPECT(Run(linears, bias, x, y0, rows, 1, *kernels.value(), 4, fast) == expected);
+        EXPECT(Run(linears, bias, x, y0, rows, 32, *kernels.value(), 4, fast) ==
+               Run(linears, bias, x, y0, rows, 32, *kernels.value(), 1, fast));
+      }
     }
   }
 }
