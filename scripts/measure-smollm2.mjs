@@ -1,7 +1,7 @@
 /**
  * npm run measure: the figures of docs/results.md, measured through the command line on the real SmolLM2-135M (npm run model:smollm2).
  * Needs WikiText-2's wiki.test.raw and a calibration text, cal_wiki.utf8, in LOWBIT_TEXTS or ../shared/data. Run it on an idle machine;
- * about 70 minutes on 2 cores, most of it the rows of docs/quality.md. Prints one JSON line per figure and, at the end, the table.
+ * about 5 hours on 2 cores, nearly all of it the rows table_* and size_* of docs/quality.md. Prints one JSON line per figure and, at the end, the table.
  *
  * npm run measure -- [name ...] runs only the named rows (and what they need); 'table_*' those whose names begin so.
  */
